@@ -1,0 +1,1 @@
+"""INT8: calibration pictures, ranges, Q/DQ nodes and the accuracy gate."""

@@ -1,0 +1,112 @@
+"""Calibrate a model: ranges, Q/DQ nodes, and the verdict of the gate, method after method until one passes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepir.calib.gate import GateLimits, judge
+from deepir.calib.images import CalibrationSet
+from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card
+from deepir.calib.quantise import place, quantise
+from deepir.calib.ranges import Ranges, measure_ranges
+from deepir.card import GateVerdict, ModelCard, Numerics
+from deepir.errors import ModelError, OptionError
+from deepir.files import file_sha256
+
+METHODS = {"max": 100.0, "percentile-99.999": 99.999, "percentile-99.99": 99.99}
+"""Percentile of the magnitude that becomes the range, by the method's name, in the order of trial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """How a model is calibrated; `auto` tries METHODS in order and keeps the first that passes, else the best."""
+
+    method: str = "auto"
+    limits: GateLimits = field(default_factory=GateLimits)
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", *METHODS):
+            message = f"the calibration method must be auto or one of {', '.join(METHODS)}, got {self.method!r}"
+            raise OptionError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """An INT8 model with the ranges it was made from and its verdict."""
+
+    proto: Any
+    method: str
+    ranges: Ranges
+    verdict: GateVerdict
+
+
+def read_fp32(path: Path) -> tuple[Any, ModelCard]:
+    """An FP32 ONNX file of deepir and its card.
+
+    Raises:
+        ModelError: Damaged, not made by deepir, or not FP32.
+    """
+    proto = read_onnx(path)
+    card = read_card(proto)
+    if card.numerics is not Numerics.FP32:
+        message = f"{path} computes in {card.numerics.value}: calibrate the FP32 file that it was made from"
+        raise ModelError(message)
+    return proto, card
+
+
+def calibrate(
+    proto: Any,
+    card: ModelCard,
+    images: CalibrationSet,
+    config: CalibrationConfig,
+    report: Callable[[str], None] = lambda _: None,
+) -> Calibrated:
+    """Quantise a model and judge it; see `CalibrationConfig` for which method wins.
+
+    Raises:
+        InputError: A picture that cannot be read.
+        ModelError: No convolutions, or values that are not finite.
+    """
+    placement = place(proto)
+    reference_nd = describe(proto, card.spec, images.judge)
+    tried: list[Calibrated] = []
+    for method in METHODS if config.method == "auto" else (config.method,):
+        ranges = measure_ranges(
+            proto, placement.tensors, lambda: prepared(images.measure, card.spec), percentile=METHODS[method]
+        )
+        quantised = quantise(proto, placement, ranges)
+        verdict = judge(reference_nd, describe(quantised, card.spec, images.judge), config.limits)
+        report(f"{method}: {verdict_text(verdict)}")
+        tried.append(Calibrated(quantised, method, ranges, verdict))
+        if verdict.passed:
+            break
+    best = max(tried, key=lambda result: (result.verdict.passed, result.verdict.cosine_mean))
+    write_card(best.proto, ModelCard(card.spec, Numerics.INT8, best.verdict))
+    return best
+
+
+def verdict_text(verdict: GateVerdict) -> str:
+    """One line for people."""
+    return (
+        f"cosine min {verdict.cosine_min:.4f} mean {verdict.cosine_mean:.4f}, nearest neighbour the same for "
+        f"{verdict.agreement:.1%} of {verdict.images} pictures: {'passed' if verdict.passed else 'FAILED'}"
+    )
+
+
+def calibration_record(result: Calibrated, images: CalibrationSet, model: Path) -> str:
+    """calib.json: everything from which the INT8 file can be derived again."""
+    return json.dumps(
+        {
+            "schema": "deepir.calib/1",
+            "model": model.name,
+            "model_sha256": file_sha256(model),
+            "method": result.method,
+            "ranges": result.ranges,
+            "verdict": asdict(result.verdict),
+            "measured_on": {str(path): file_sha256(path) for path in images.measure},
+            "judged_on": {str(path): file_sha256(path) for path in images.judge},
+        },
+        indent=1,
+    )

@@ -1,0 +1,45 @@
+"""The gate: does the INT8 model still retrieve as its FP32 form does?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepir.card import GateVerdict
+from deepir.descriptors import Descriptors
+from deepir.errors import ShapeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateLimits:
+    """What the two forms of a model must at least share, on pictures that calibration did not see."""
+
+    cosine_min: float = 0.98
+    cosine_mean: float = 0.995
+    agreement: float = 0.97
+
+
+def judge(reference_nd: Descriptors, candidate_nd: Descriptors, limits: GateLimits) -> GateVerdict:
+    """Compare the descriptors of the same pictures.
+
+    Agreement is the share of pictures whose nearest neighbour among the FP32 descriptors of the other pictures is the
+    same for both forms.
+
+    Raises:
+        ShapeError: Fewer than two pictures, or two arrays of different shapes.
+    """
+    if reference_nd.shape != candidate_nd.shape or len(reference_nd) < 2:
+        message = (
+            f"the gate needs two equal sets of two descriptors or more, got {reference_nd.shape}, {candidate_nd.shape}"
+        )
+        raise ShapeError(message)
+    cosines = np.sum(reference_nd * candidate_nd, axis=1)
+    agreement = float(np.mean(_nearest(reference_nd, reference_nd) == _nearest(candidate_nd, reference_nd)))
+    low, mean = float(cosines.min()), float(cosines.mean())
+    passed = low >= limits.cosine_min and mean >= limits.cosine_mean and agreement >= limits.agreement
+    return GateVerdict(passed, round(low, 6), round(mean, 6), round(agreement, 4), len(cosines))
+
+
+def _nearest(queries_nd: Descriptors, database_nd: Descriptors) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    similarity = queries_nd @ database_nd.T
+    np.fill_diagonal(similarity, -np.inf)
+    return similarity.argmax(axis=1)

@@ -1,0 +1,94 @@
+"""ONNX files that carry a model card: read, stamped, run, written."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepir.card import METADATA_KEY, ModelCard
+from deepir.descriptors import Descriptors
+from deepir.errors import ModelError
+from deepir.files import replacing
+from deepir.image import Images, prepare_batch, read_image
+from deepir.optional import need
+from deepir.spec import ModelSpec
+
+_BATCH = 8
+
+
+def read_onnx(path: Path) -> Any:
+    """Load a file as onnx.ModelProto.
+
+    Raises:
+        ModelError: Missing, truncated, or not ONNX.
+    """
+    onnx = need("onnx")
+    try:
+        proto = onnx.load(path)
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
+        raise ModelError(message) from error
+    except Exception as error:  # the protobuf library has no public name for what it raises
+        message = f"{path} is not an ONNX file or is damaged: {error}"
+        raise ModelError(message) from error
+    if not proto.graph.node:
+        message = f"{path} is not an ONNX file or is damaged: it holds no graph"
+        raise ModelError(message)
+    return proto
+
+
+def write_onnx(proto: Any, path: Path) -> None:
+    """Write a model, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+
+
+def read_card(proto: Any) -> ModelCard:
+    """The card in a model's metadata.
+
+    Raises:
+        ModelError: The file was not written by deepir.
+    """
+    for entry in proto.metadata_props:
+        if entry.key == METADATA_KEY:
+            return ModelCard.from_json(entry.value)
+    message = "this ONNX file has no deepir card: make it with deepir-export"
+    raise ModelError(message)
+
+
+def write_card(proto: Any, card: ModelCard) -> None:
+    """Put a card into a model's metadata, in place of an older one."""
+    kept = {entry.key: entry.value for entry in proto.metadata_props if entry.key != METADATA_KEY}
+    need("onnx.helper").set_model_props(proto, {**kept, METADATA_KEY: card.to_json()})
+
+
+def open_session(proto: Any) -> Any:
+    """An ONNX Runtime session on the CPU: the reference for every other way to run a model."""
+    onnxruntime = need("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        # re-quantises biases with a wrong scale in ONNX Runtime 1.31 (tensorrt.md 3.3)
+        disabled_optimizers=["WeightBiasQuantization"],
+    )
+
+
+def describe(proto: Any, spec: ModelSpec, paths: Sequence[Path]) -> Descriptors:
+    """Descriptors of pictures by a model in memory, on the CPU: (N, D)."""
+    session = open_session(proto)
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: images})[0] for images in prepared(paths, spec)])
+
+
+def prepared(paths: Sequence[Path], spec: ModelSpec) -> Iterator[Images]:
+    """Pictures as network input, a batch at a time.
+
+    Raises:
+        InputError: A picture that cannot be read.
+    """
+    for start in range(0, len(paths), _BATCH):
+        yield prepare_batch([read_image(path) for path in paths[start : start + _BATCH]], spec)

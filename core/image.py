@@ -1,0 +1,140 @@
+"""Pictures in, network input out: read, resize and normalise, written once for training and running."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepir.errors import InputError, ShapeError
+from deepir.optional import need
+from deepir.spec import ModelSpec, Size
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+Images = NDArray[np.float32]
+"""(N, 3, H, W), normalised."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+_JPEG_START, _JPEG_SCAN, _JPEG_END, _JPEG_FILL = b"\xff\xd8", b"\xff\xda", b"\xff\xd9", b"\xff\xff"
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted; hidden files are left out.
+
+    Raises:
+        InputError: The folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        message = f"no such folder: {folder}"
+        raise InputError(message)
+    files = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    if not images:
+        message = f"no images in {folder}: expected files ending in {', '.join(sorted(SUFFIXES))}"
+        raise InputError(message)
+    return images
+
+
+def read_image(path: Path) -> Image:
+    """Decode a file to RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        InputError: The file is missing, empty, or not a picture.
+    """
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
+        raise InputError(message) from error
+    return decode_image(encoded, str(path))
+
+
+def decode_image(encoded: bytes, name: str) -> Image:
+    """Decode the bytes of a picture; `name` is what the error calls it.
+
+    Raises:
+        InputError: Not a picture, or one that is cut short.
+    """
+    cv2 = need("cv2")
+    try:
+        bgr = None if _is_cut_short(encoded) else cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        # what OpenCV raises, rather than returns, for a header that claims more pixels than it allows
+        bgr = None
+    if bgr is None:
+        message = f"cannot decode {name} ({len(encoded)} bytes): it is damaged or not a picture"
+        raise InputError(message)
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def check_image(image: Image) -> None:
+    """Refuse what is not uint8 (H, W, 3) with pixels.
+
+    Raises:
+        ShapeError: Says the shape and type that came.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        message = f"expected an RGB image, uint8 of shape (H, W, 3), got {image.dtype} of shape {image.shape}"
+        raise ShapeError(message)
+
+
+def target_size(image: Image, spec: ModelSpec, size: Size) -> Size:
+    """(height, width) that `prepare` resizes this image to."""
+    if spec.resize == "stretch":
+        return size
+    ratio = max(size) / max(image.shape[:2])
+    return max(1, round(image.shape[0] * ratio)), max(1, round(image.shape[1] * ratio))
+
+
+def prepare(image: Image, spec: ModelSpec, size: Size | None = None) -> Images:
+    """One image as network input (1, 3, H, W) at `size`, by default the spec's middle size.
+
+    Raises:
+        ShapeError: Not an RGB uint8 image.
+    """
+    check_image(image)
+    resized = _resize(image, spec, target_size(image, spec, size or spec.size))
+    # (x / 255 - mean) / std as one multiplication and one addition
+    scale = 1 / (255 * np.asarray(spec.std, dtype=np.float32))
+    shift = np.asarray(spec.mean, dtype=np.float32) / np.asarray(spec.std, dtype=np.float32)
+    normalised = resized.astype(np.float32) * scale - shift
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+
+
+def prepare_batch(images: list[Image], spec: ModelSpec, size: Size | None = None) -> Images:
+    """Several images as one network input; they must come out at one size.
+
+    Raises:
+        ShapeError: No images, or images of different aspect with `resize` longest.
+    """
+    prepared = [prepare(image, spec, size) for image in images]
+    if len({array.shape for array in prepared}) != 1:
+        message = (
+            f"a batch needs images that come out at one size, got {sorted({array.shape[2:] for array in prepared})}"
+        )
+        raise ShapeError(message)
+    return np.concatenate(prepared)
+
+
+def _resize(image: Image, spec: ModelSpec, size: Size) -> Image:
+    if image.shape[:2] == size:
+        return image
+    cv2 = need("cv2")
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if spec.interpolation == "area" and shrinks else cv2.INTER_LINEAR
+    resized: Image = cv2.resize(image, (size[1], size[0]), interpolation=method)
+    return resized
+
+
+def _is_cut_short(encoded: bytes) -> bool:
+    """Whether nothing is there, or a JPEG lacks its end marker: OpenCV 4 paints the missing part grey and goes on."""
+    if not encoded.startswith(_JPEG_START):
+        return not encoded
+    # the segments before the scan are passed over: a thumbnail among them has an end marker of its own
+    position = len(_JPEG_START)
+    while (marker := encoded[position : position + 2])[:1] == b"\xff" and marker not in (_JPEG_SCAN, _JPEG_FILL):
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    return encoded.find(_JPEG_END, position) < 0

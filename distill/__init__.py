@@ -1,0 +1,1 @@
+"""Teachers, students and their training; torch lives in this room alone."""

@@ -1,0 +1,136 @@
+"""deepir-distill: train a teacher, whiten it, distil a student."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepir.errors import reports_errors
+
+_FILE = click.Path(path_type=Path)
+
+
+class _StudentByDefault(click.Group):
+    """A group in which `deepir-distill TEACHER ...` means `deepir-distill student TEACHER ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["student", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_StudentByDefault, context_settings={"auto_envvar_prefix": "DEEPIR_DISTILL", "show_default": True})
+def main() -> None:
+    """Train and distil R-MAC models.
+
+    \b
+    Example:
+      deepir-distill train photos/ --trunk timm:resnet50 --pretrained --size 320 --scales 0.5,1,1.5 -o teacher.safetensors
+      deepir-distill teacher.safetensors --images photos/ --student timm:mobilenetv4_conv_small -o student.safetensors
+    """
+
+
+def _option_group(*options: Any) -> Any:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_training = _option_group(
+    click.option("--epochs", type=int, help="Passes over the pictures. [default: 20 for train, 10 for student]"),
+    click.option("--batch", type=int, help="Pictures a step. [default: 32]"),
+    click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: 0.001]"),
+    click.option("--seed", type=int, default=0),
+    click.option("--workers", type=int, default=0, help="Processes that read pictures; 0 reads in this one."),
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1."),
+    click.option("--mixed", is_flag=True, help="Convolutions in bfloat16: faster where the device has it."),
+    click.option("--resume", is_flag=True, help="Go on where the last run with this output stopped."),
+    click.option("-q", "--quiet", is_flag=True, help="No lines for people."),
+)
+_trunk = _option_group(
+    click.option("--pretrained", is_flag=True, help="Start from the library's weights (downloads them)."),
+    click.option("--weights", type=_FILE, help="Start from this state dict (.safetensors, .pth)."),
+    click.option("--freeze-norm/--train-norm", "freeze_norm", default=None, help="Keep batch-norm statistics."),
+    click.option("--flip", is_flag=True, help="Mirror half of the pictures: not for things with text."),
+)
+
+
+@main.command()
+@click.argument("images", type=_FILE)
+@click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
+@click.option("--trunk", "trunk_name", default="timm:resnet50", help="timm:NAME or torchvision:NAME.")
+@click.option("--size", default="320", help="Training size: side, or HEIGHTxWIDTH.")
+@click.option("--scales", default="1", help="The model's resolutions: factors (0.5,1,1.5) or sizes (160,320,480).")
+@click.option(
+    "--resize", type=click.Choice(["stretch", "longest"]), default="stretch", help="How pictures meet the size."
+)
+@click.option("--levels", type=int, default=2, help="Levels of the region grid.")
+@click.option("--dim", type=int, default=256, help="Values of the whitened descriptor.")
+@click.option("--power", type=float, default=0.25, help="Whitening power, 0 to 0.5.")
+@click.option("--loss", default="MultiSimilarityLoss", help="A loss of pytorch-metric-learning.")
+@click.option("--miner", default="MultiSimilarityMiner", help="A miner of pytorch-metric-learning, or none.")
+@click.option("--per-label", type=int, help="Pictures of each label in a batch. [default: 4]")
+@_trunk
+@_training
+@reports_errors
+def train(images: Path, **options: Any) -> None:
+    """Train a trunk on labelled pictures, then whiten it.
+
+    IMAGES is a folder of label folders, or a benchmark.json with `train` pictures.  With --epochs 0 the trunk stays
+    as it is and only the whitening is fitted.
+    """
+    from deepir.distill.commands import train_teacher
+
+    train_teacher(images, options, _report(quiet=options.pop("quiet")), _command_line())
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@click.option("--images", type=_FILE, multiple=True, required=True, help="Folder; several folders weigh the same.")
+@click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
+@click.option("--dim", type=int, default=256, help="Values of the whitened descriptor.")
+@click.option("--power", type=float, default=0.25, help="Whitening power, 0 to 0.5.")
+@click.option("--scales", help="New resolutions: factors (0.5,1,1.5) or sizes (160,320,480).")
+@click.option("-q", "--quiet", is_flag=True, help="No lines for people.")
+@reports_errors
+def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **options: Any) -> None:
+    """Fit the PCA whitening of MODEL on pictures.
+
+    Give the references and the photographs, each with its own --images: fitted on one of them alone, the
+    difference between both stays in the descriptors.
+    """
+    from deepir.distill.commands import whiten_model
+
+    whiten_model(model, images, out, options, _report(quiet=quiet))
+
+
+@main.command()
+@click.argument("teacher", type=_FILE)
+@click.option("--images", type=_FILE, multiple=True, required=True, help="Pictures to learn from; labels are not used.")
+@click.option("--student", "student_name", required=True, help="timm:NAME, torchvision:NAME, or a checkpoint.")
+@click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
+@click.option("--size", help="The student's one size.  [default: the teacher's middle size]")
+@click.option("--views", type=int, help="Crops of each picture. [default: 4]")
+@click.option("--cache", type=_FILE, help="Folder of the teacher's descriptors.  [default: OUT.teacher]")
+@_trunk
+@_training
+@reports_errors
+def student(teacher: Path, images: tuple[Path, ...], **options: Any) -> None:
+    """Distil the descriptors of TEACHER, at all its resolutions, into a single-resolution student."""
+    from deepir.distill.commands import distil_student
+
+    distil_student(teacher, images, options, _report(quiet=options.pop("quiet")), _command_line())
+
+
+def _report(*, quiet: bool) -> Any:
+    return (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+def _command_line() -> str:
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join(["deepir-distill", *words, "--resume"])

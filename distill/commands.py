@@ -1,0 +1,133 @@
+"""What deepir-distill does once its options are read."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepir.datasets import LabelledImage, read_training_images
+from deepir.distill.backbone import build_trunk
+from deepir.distill.checkpoint import Model, load_model, new_model, save_model
+from deepir.distill.device import find_device
+from deepir.distill.epochs import Progress
+from deepir.distill.metric import MetricConfig, train_metric
+from deepir.distill.pictures import Augmentation
+from deepir.distill.student import DistilConfig, align_head, distil, training_views
+from deepir.distill.targets import teacher_targets
+from deepir.distill.whitening import whiten
+from deepir.errors import InputError
+from deepir.image import list_images
+from deepir.spec import parse_scales, parse_size
+
+Report = Callable[[str], None]
+Options = dict[str, Any]
+
+
+def train_teacher(source: Path, options: Options, report: Report, command: str) -> None:
+    """Metric learning on labelled pictures, then whitening on the same pictures at every resolution."""
+    started = time.monotonic()
+    images = read_training_images(source)
+    _check_output(options["out"])
+    device = find_device(options["device"], mixed=options["mixed"])
+    trunk = build_trunk(options["trunk_name"], pretrained=options["pretrained"], weights=options["weights"])
+    size = parse_size(options["size"])
+    sizes = parse_scales(options["scales"], size)
+    model = new_model(trunk, sizes=(size,), levels=options["levels"], resize=options["resize"])
+    device.place(model.network)
+    report(
+        f"{len(images)} pictures of {len({image.label for image in images})} labels, {model.parameters / 1e6:.1f} M parameters"
+    )
+    if options["epochs"] != 0:
+        config = MetricConfig(
+            loss=options["loss"],
+            miner=options["miner"],
+            augmentation=Augmentation(flip=options["flip"]),
+            **_given(options, "epochs", "batch", "learning_rate", "per_label", "freeze_norm", "seed", "workers"),
+        )
+        model = train_metric(model, images, config, _progress(options, report, command), device)
+    model = Model(model.network, model.spec.at_sizes(sizes))
+    model = whiten(model, [_paths(images)], dim=options["dim"], power=options["power"], report=report)
+    save_model(model, options["out"])
+    report(f"{_written(options['out'], model)}, {time.monotonic() - started:.0f} s")
+    report(
+        f"next: deepir-distill {options['out']} --images {source} --student timm:mobilenetv4_conv_small -o student.safetensors"
+    )
+
+
+def whiten_model(path: Path, folders: Sequence[Path], out: Path, options: Options, report: Report) -> None:
+    """Refit a checkpoint's whitening, at other resolutions when asked."""
+    _check_output(out)
+    model = load_model(path)
+    if options["scales"]:
+        model = Model(model.network, model.spec.at_sizes(parse_scales(options["scales"], model.spec.size)))
+    groups = [_picture_paths(folder) for folder in folders]
+    model = whiten(model, groups, dim=options["dim"], power=options["power"], report=report)
+    save_model(model, out)
+    report(_written(out, model))
+
+
+def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options, report: Report, command: str) -> None:
+    """Compute the teacher's targets, align the student's head to them, train the student."""
+    started = time.monotonic()
+    _check_output(options["out"])
+    paths = [path for source in sources for path in _picture_paths(source)]
+    device = find_device(options["device"], mixed=options["mixed"])
+    teacher = load_model(teacher_path)
+    student = _student(options, teacher)
+    for model in (teacher, student):
+        device.place(model.network).eval()
+    config = DistilConfig(
+        **_given(options, "epochs", "batch", "views", "learning_rate", "freeze_norm", "seed", "workers")
+    )
+    if options["flip"]:
+        config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, flip=True))
+    views = training_views(paths, config.views)
+    cache = options["cache"] or options["out"].with_name(options["out"].name + ".teacher")
+    targets_nd = teacher_targets(teacher, views, cache, report)
+    student = align_head(student, views, targets_nd)
+    report(f"student {student.spec.backbone} at {student.spec.size}, {student.parameters / 1e6:.2f} M parameters")
+    student = distil(student, views, targets_nd, config, _progress(options, report, command), device)
+    save_model(student, options["out"])
+    report(f"{_written(options['out'], student)}, {time.monotonic() - started:.0f} s")
+    report(f"next: deepir-export {options['out']} --int8 --calib {sources[0]}")
+
+
+def _student(options: Options, teacher: Model) -> Model:
+    name = options["student_name"]
+    if name.endswith(".safetensors"):
+        model = load_model(Path(name))
+        size = parse_size(options["size"]) if options["size"] else model.spec.size
+        return Model(model.network, model.spec.at_sizes((size,)))
+    trunk = build_trunk(name, pretrained=options["pretrained"], weights=options["weights"])
+    size = parse_size(options["size"]) if options["size"] else teacher.spec.size
+    return new_model(trunk, sizes=(size,), levels=teacher.spec.levels, resize=teacher.spec.resize)
+
+
+def _progress(options: Options, report: Report, command: str) -> Progress:
+    return Progress(out=options["out"], resume=options["resume"], command=command, report=report)
+
+
+def _given(options: Options, *names: str) -> Options:
+    """The options that were given; the others keep the default of their configuration."""
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def _paths(images: Sequence[LabelledImage]) -> list[Path]:
+    return [image.path for image in images]
+
+
+def _picture_paths(source: Path) -> list[Path]:
+    return _paths(read_training_images(source)) if source.is_file() else list_images(source)
+
+
+def _check_output(out: Path) -> None:
+    """Refuse an impossible output before hours of training, not after."""
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        message = f"cannot write {out}: give a name ending in .safetensors in a folder that exists"
+        raise InputError(message)
+
+
+def _written(out: Path, model: Model) -> str:
+    megabytes = out.stat().st_size / 1e6
+    return f"wrote {out} ({megabytes:.1f} MB, model {model.sealed().spec.fingerprint}, {model.spec.dim} values)"

@@ -1,0 +1,175 @@
+"""Distillation: a single-resolution student learns the descriptors of a multi-resolution teacher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from deepir.descriptors import Descriptors, Whitening
+from deepir.distill.checkpoint import Model
+from deepir.distill.describe import in_batches, region_vectors
+from deepir.distill.device import Device, move
+from deepir.distill.epochs import Figures, Progress, run_epochs
+from deepir.distill.metric import set_training
+from deepir.distill.pictures import Augmentation, vary
+from deepir.distill.targets import View
+from deepir.errors import OptionError
+from deepir.image import prepare
+
+_LARGEST_GRADIENT = 5.0
+_RIDGE = 1e-3
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilConfig:
+    """How a student learns from a teacher.
+
+    Attributes:
+        views: Crops of each picture, the whole one among them; teacher and student see the same crop.
+        learning_rate: Peak of a one-cycle schedule for the trunk; the whitening layer learns `head_factor` faster.
+        cosine_weight: Weight of 1 - cosine(student, teacher).
+        similarity_weight: Weight of the divergence between the two rows of in-batch similarities.
+        temperature: Softness of those similarities.
+        augmentation: What the student's view varies in beyond the crop; by default light, blur.
+        freeze_norm: Leave batch-norm statistics as they are.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    views: int = 4
+    learning_rate: float = 1e-3
+    head_factor: float = 3.0
+    weight_decay: float = 1e-5
+    cosine_weight: float = 4.0
+    similarity_weight: float = 1.0
+    temperature: float = 0.05
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(smallest_crop=0.8, light=0.3, perspective=0.0, blur=0.1)
+    )
+    freeze_norm: bool = True
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.views) < 1 or self.batch < 2:
+            message = (
+                f"epochs and views must be 1 or more and batch 2 or more, got {self.epochs}, {self.views}, {self.batch}"
+            )
+            raise OptionError(message)
+        if self.learning_rate <= 0 or self.temperature <= 0:
+            message = f"learning_rate and temperature must be positive, got {self.learning_rate}, {self.temperature}"
+            raise OptionError(message)
+
+
+class _Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """The student's sight of each view, with the teacher's descriptor of it."""
+
+    def __init__(self, views: Sequence[View], targets_nd: Descriptors, student: Model, config: DistilConfig) -> None:
+        self._views = views
+        self._targets = torch.from_numpy(targets_nd)
+        self._spec = student.spec
+        self._vary = config.augmentation.transform(student.spec.size)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        image = vary(self._views[number].read(), self._vary)
+        return torch.from_numpy(prepare(image, self._spec)[0]), self._targets[number]
+
+
+def training_views(paths: Sequence[Path], count: int) -> list[View]:
+    """`count` views of each picture."""
+    return [View(path, number) for path in paths for number in range(count)]
+
+
+def align_head(student: Model, views: Sequence[View], targets_nd: Descriptors) -> Model:
+    """Start the student's whitening layer at the ridge regression from its regions to the teacher's descriptors.
+
+    Student and teacher have different trunks, so the student's own whitening points elsewhere; the regression turns
+    it towards the teacher before the first step.
+    """
+    sums, counts = [], []
+    for batch in in_batches(views, _BATCH):
+        for regions in region_vectors(student, [view.read() for view in batch]):
+            sums.append(regions.sum(axis=0))
+            counts.append(len(regions))
+    inputs = np.concatenate([np.stack(sums), np.array(counts)[:, None]], axis=1).astype(np.float64)
+    gram = inputs.T @ inputs
+    ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    solution = np.linalg.solve(gram + ridge, inputs.T @ targets_nd).astype(np.float32)
+    student.network.whiten_with(Whitening(np.ascontiguousarray(solution[:-1].T), solution[-1]))
+    return student
+
+
+def distil_loss(students_nd: Tensor, teachers_nd: Tensor, config: DistilConfig) -> Tensor:
+    """Cosine regression plus the divergence of in-batch similarities (retrieval.md 7 B)."""
+    cosine = (1 - (students_nd * teachers_nd).sum(dim=1)).mean()
+    others = ~torch.eye(len(teachers_nd), dtype=torch.bool, device=teachers_nd.device)
+
+    def similarity_rows(descriptors_nd: Tensor) -> Tensor:
+        rows = (descriptors_nd @ descriptors_nd.T)[others].view(len(others), -1)
+        return functional.log_softmax(rows / config.temperature, dim=1)
+
+    divergence = functional.kl_div(
+        similarity_rows(students_nd), similarity_rows(teachers_nd), reduction="batchmean", log_target=True
+    )
+    return config.cosine_weight * cosine + config.similarity_weight * divergence
+
+
+def distil(
+    student: Model,
+    views: Sequence[View],
+    targets_nd: Descriptors,
+    config: DistilConfig,
+    progress: Progress,
+    device: Device,
+) -> Model:
+    """Train the student on views and the teacher's descriptors of them.
+
+    Raises:
+        OptionError: The student's descriptor has another dimension than the teacher's.
+    """
+    if student.network.whitening is None or student.network.whitening.out_features != targets_nd.shape[1]:
+        message = f"the student must give {targets_nd.shape[1]} values as its teacher does: call align_head first"
+        raise OptionError(message)
+    network = device.place(student.network)
+    groups = [
+        {"params": list(network.trunk.parameters()), "lr": config.learning_rate},
+        {"params": list(student.network.whitening.parameters()), "lr": config.learning_rate * config.head_factor},
+    ]
+    pairs = _Pairs(views, targets_nd, student, config)
+    loader = DataLoader(
+        pairs, config.batch, shuffle=True, drop_last=len(pairs) > config.batch, num_workers=config.workers
+    )
+    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [group["lr"] for group in groups], epochs=config.epochs, steps_per_epoch=len(loader), pct_start=0.2
+    )
+
+    def step(images_nchw: Tensor, targets: Tensor) -> tuple[float, float]:
+        with device.autocast():
+            descriptors = network(images_nchw).float()
+        loss = distil_loss(descriptors, targets, config)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
+        optimiser.step()
+        schedule.step()
+        return float(loss.detach()), float((descriptors.detach() * targets).sum(dim=1).mean())
+
+    def train_epoch(_: int) -> Figures:
+        set_training(network, freeze_norm=config.freeze_norm)
+        losses, cosines = zip(*(step(*move(device, images, targets)) for images, targets in loader), strict=True)
+        return {"loss": sum(losses) / len(losses), "cosine": sum(cosines) / len(cosines)}
+
+    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    run_epochs(progress, parts, epochs=config.epochs, seed=config.seed, train_epoch=train_epoch)
+    network.eval()
+    return student.sealed(whitening=f"learnt from the teacher on {len(views)} views")

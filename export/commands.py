@@ -1,0 +1,124 @@
+"""What deepir-export does once its options are read."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepir.calib.calibrate import CalibrationConfig, calibrate, calibration_record, read_fp32, verdict_text
+from deepir.calib.images import choose_images
+from deepir.calib.onnx_file import write_onnx
+from deepir.calib.quantise import int8_share
+from deepir.card import Numerics
+from deepir.distill.checkpoint import load_model
+from deepir.errors import GateError, InputError
+from deepir.export.graph import build_onnx
+from deepir.export.precision import to_fp16
+from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove
+from deepir.files import write_text
+from deepir.image import list_images
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What to make of a checkpoint, and the pictures to prove and calibrate it with."""
+
+    numerics: Numerics
+    out: Path
+    pictures: tuple[Path, ...] = ()
+    method: str = "auto"
+    strict: bool = False
+
+
+def export(source: Path, options: ExportOptions, report: Report) -> list[Path]:
+    """Write the FP32 master beside the form that was asked for; gives the files written, that form last.
+
+    Raises:
+        InputError: INT8 without pictures.
+        GateError: The file is not the same function, or, when strict, INT8 changes it too much.
+    """
+    if options.numerics is Numerics.INT8 and not options.pictures:
+        message = f"INT8 needs pictures to calibrate with: deepir-export {source} --int8 --calib path/to/pictures"
+        raise InputError(message)
+    if not options.out.is_dir():
+        message = f"no such folder: {options.out}; create it or give another with -o"
+        raise InputError(message)
+    started = time.monotonic()
+    written = [_master(source, options, report)]
+    if options.numerics is Numerics.FP16:
+        written.append(_fp16(source, written[0], options, report))
+    if options.numerics is Numerics.INT8:
+        written.append(_int8(written[0], options, report))
+    for path in written:
+        report(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    report(f"took {time.monotonic() - started:.0f} s")
+    report(engine_advice(written[-1], options.numerics))
+    pictures = options.pictures[0] if options.pictures else "path/to/pictures"
+    report(f"next: deepir-index build things.usearch {pictures} --model {written[-1]}")
+    return written
+
+
+def engine_advice(onnx_file: Path, numerics: Numerics) -> str:
+    """How to build a TensorRT engine of this file on the device that will run it."""
+    flags = {Numerics.FP32: "", Numerics.FP16: " --stronglyTyped", Numerics.INT8: " --int8 --fp16"}[numerics]
+    return (
+        f"{onnx_file.name} runs as it is in ONNX Runtime; a TensorRT engine is built on the device that runs it: "
+        f"trtexec --onnx={onnx_file.name}{flags} --saveEngine={onnx_file.with_suffix('.engine').name}"
+    )
+
+
+def _master(source: Path, options: ExportOptions, report: Report) -> Path:
+    if source.suffix == ".onnx":
+        read_fp32(source)
+        return source
+    model = load_model(source)
+    model.network.eval()
+    report(f"[1/3] torch to ONNX: {model.spec.backbone} at {model.spec.size}, model {model.spec.fingerprint}")
+    proto = build_onnx(model)
+    proof = prove(proto, model, _proof_pictures(options.pictures), FP32_TOLERANCE)
+    report(f"[2/3] ONNX Runtime against torch: {proof}")
+    path = options.out / f"{source.stem}.onnx"
+    write_onnx(proto, path)
+    return path
+
+
+def _fp16(source: Path, master: Path, options: ExportOptions, report: Report) -> Path:
+    proto, _ = read_fp32(master)
+    half = to_fp16(proto)
+    if source.suffix != ".onnx":
+        proof = prove(half, load_model(source), _proof_pictures(options.pictures), FP16_TOLERANCE)
+        report(f"[3/3] FP16 against torch: {proof}")
+    path = options.out / f"{master.stem}.fp16.onnx"
+    write_onnx(half, path)
+    return path
+
+
+def _int8(master: Path, options: ExportOptions, report: Report) -> Path:
+    proto, card = read_fp32(master)
+    images = choose_images(options.pictures)
+    report(f"[3/3] INT8: ranges from {len(images.measure)} pictures, judged on {len(images.judge)} others")
+    result = calibrate(proto, card, images, CalibrationConfig(method=options.method), report)
+    if not result.verdict.passed:
+        message = f"INT8 changes the descriptors too much: {verdict_text(result.verdict)}"
+        if options.strict:
+            raise GateError(message)
+        report(f"warning: {message}; the verdict is stored in the file")
+    report(f"{int8_share(result.proto):.0%} of the convolutions are INT8")
+    path = options.out / f"{master.stem}.int8.onnx"
+    write_onnx(result.proto, path)
+    write_text(path.with_suffix(".calib.json"), calibration_record(result, images, master))
+    return path
+
+
+def _proof_pictures(folders: Sequence[Path]) -> list[Path]:
+    return [path for folder in folders for path in list_images(folder)]
+
+
+def summary(written: Sequence[Path]) -> str:
+    """The files as JSON."""
+    rows: list[dict[str, Any]] = [{"file": str(path), "bytes": path.stat().st_size} for path in written]
+    return json.dumps({"written": rows})

@@ -1,0 +1,55 @@
+"""FP16: the trunk and the pooling in half precision, the head in FP32 (tensorrt.md 3.1)."""
+
+from typing import Any
+
+import numpy as np
+
+from deepir.calib.onnx_file import read_card, write_card
+from deepir.card import INPUT_NAME, ModelCard, Numerics
+from deepir.errors import ModelError
+from deepir.export.graph import POOL_OPERATOR, REGIONS_NAME
+from deepir.optional import need
+
+
+def to_fp16(proto: Any) -> Any:
+    """A copy of an FP32 master whose weights up to the pooling are FP16; input and output stay FP32.
+
+    The head stays FP32 because the squares of 2048 region values add up beyond what FP16 can hold.
+
+    Raises:
+        ModelError: A weight that FP16 cannot hold.
+    """
+    onnx = need("onnx")
+    half = onnx.ModelProto()
+    half.CopyFrom(proto)
+    graph = half.graph
+    nodes = list(graph.node)
+    pool = next(number for number, node in enumerate(nodes) if node.op_type == POOL_OPERATOR)
+    trunk, head = nodes[: pool + 1], nodes[pool + 1 :]
+    used = {name for node in trunk for name in node.input}
+    for tensor in graph.initializer:
+        if tensor.name in used and tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(_half(tensor))
+    for node in trunk:
+        node.input[:] = [f"{name}/half" if name == INPUT_NAME else name for name in node.input]
+        node.output[:] = [f"{name}/half" if name == REGIONS_NAME else name for name in node.output]
+    make = onnx.helper.make_node
+    cast_in = make("Cast", [INPUT_NAME], [f"{INPUT_NAME}/half"], name="to_half", to=onnx.TensorProto.FLOAT16)
+    cast_out = make("Cast", [f"{REGIONS_NAME}/half"], [REGIONS_NAME], name="to_float", to=onnx.TensorProto.FLOAT)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend([cast_in, *trunk, cast_out, *head])
+    write_card(half, ModelCard(read_card(proto).spec, Numerics.FP16))
+    return half
+
+
+def _half(tensor: Any) -> Any:
+    numpy_helper = need("onnx.numpy_helper")
+    values = numpy_helper.to_array(tensor)
+    # limits of Clip are often the largest float, which in FP16 is its largest as well
+    halves = np.clip(values, -65504, 65504).astype(np.float16) if values.ndim == 0 else values.astype(np.float16)
+    if not np.isfinite(halves).all():
+        message = (
+            f"the weights {tensor.name} reach {np.abs(values).max():.3g}, beyond FP16's 65504: export FP32 or INT8"
+        )
+        raise ModelError(message)
+    return numpy_helper.from_array(halves, tensor.name)

@@ -1,0 +1,73 @@
+"""OpenCV's video capture: opened quietly, behind the three methods that we use."""
+
+import os
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from deepir.optional import need
+
+_TIMEOUT_MS = 10_000
+"""OpenCV waits 30 seconds for a network camera; nobody watching a robot does."""
+
+
+class Capture(Protocol):
+    """What we use of cv2.VideoCapture."""
+
+    def isOpened(self) -> bool:  # noqa: N802 OpenCV's name
+        """Whether frames can be read."""
+
+    def read(self) -> tuple[bool, NDArray[Any] | None]:
+        """The next frame as BGR; False at the end or after a loss."""
+
+    def get(self, property_number: int) -> float:
+        """A property, 0 when it is not known."""
+
+    def release(self) -> None:
+        """Close the device or file."""
+
+
+def open_file(path: str) -> Capture:
+    """A video file; check `isOpened`."""
+    cv2 = _quiet_cv2()
+    capture: Capture = cv2.VideoCapture(path)
+    return capture
+
+
+def open_device(number: int) -> Capture:
+    """A camera of this machine, with as few frames waiting as its driver allows; check `isOpened`."""
+    cv2 = _quiet_cv2()
+    capture = cv2.VideoCapture(number)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    opened: Capture = capture
+    return opened
+
+
+def open_address(address: str) -> Capture:
+    """A network camera; check `isOpened`."""
+    cv2 = _quiet_cv2()
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+    capture: Capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    return capture
+
+
+def frame_size(capture: Capture) -> tuple[int, int] | None:
+    """(height, width), None when it is not known."""
+    cv2 = need("cv2")
+    height, width = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def frame_rate(capture: Capture) -> float | None:
+    """Frames per second, None when it is not known."""
+    rate = float(capture.get(need("cv2").CAP_PROP_FPS))
+    return rate if 0 < rate < 1000 else None
+
+
+def _quiet_cv2() -> Any:
+    # read by FFmpeg's wrapper when it opens a stream; without it damaged files fill the terminal
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    cv2 = need("cv2")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    return cv2

@@ -1,0 +1,63 @@
+"""deepir-run: name what a camera, a video or pictures show."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from deepir.errors import reports_errors
+from deepir.runtime.backend import DEVICES
+from deepir.runtime.run import RunOptions, run
+
+_FILE = click.Path(path_type=Path)
+
+
+def read_threshold(_context: click.Context, _option: click.Parameter, value: str) -> float | Literal["auto"]:
+    """Read the text of --threshold."""
+    if value == "auto":
+        return "auto"
+    try:
+        return float(value)
+    except ValueError as error:
+        message = f"expected auto or a number, got {value!r}"
+        raise click.BadParameter(message) from error
+
+
+threshold_option = click.option(
+    "--threshold",
+    metavar="auto|FLOAT",
+    default="auto",
+    callback=read_threshold,
+    help="Below it is unknown; auto: the one in the index.",
+)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "DEEPIR_RUN", "show_default": True})
+@click.argument("source")
+@click.option("--index", "index_path", type=_FILE, required=True, help="Written by deepir-index build.")
+@click.option("--model", type=_FILE, help="The model, if not where the index expects it, or its INT8 form.")
+@threshold_option
+@click.option("--topk", type=int, default=5, help="Labels listed for each frame.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
+@click.option("--every", type=int, default=1, help="Take every N-th frame.")
+@click.option("--max-frames", type=int, help="Stop after so many frames.")
+@click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
+@click.option("--jsonl", type=_FILE, help="Write the JSON lines there instead of to stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
+@reports_errors
+def main(**options: Any) -> None:
+    """Recognise what SOURCE shows: one JSON line for each frame on stdout, news on stderr.
+
+    SOURCE is camera0 (or camera:0, 0, /dev/video0), an rtsp:// or http:// address, a video, an image, or a folder of
+    images. Files give every frame, cameras the newest one.
+
+    \b
+    Example:
+      deepir-run camera0 --index shop.usearch
+      deepir-run walk.mp4 --index shop.usearch --save walk.webm --jsonl walk.jsonl
+    """  # noqa: D301 click needs the character
+    run(RunOptions(**options))
+
+
+if __name__ == "__main__":
+    main()

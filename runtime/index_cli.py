@@ -1,0 +1,187 @@
+"""deepir-index: make an index of labelled pictures, change it, ask it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from deepir.datasets import LabelledImage
+from deepir.errors import InputError, OptionError, reports_errors
+from deepir.image import read_image
+from deepir.runtime.backend import DEVICES, Device
+from deepir.runtime.cli import threshold_option
+from deepir.runtime.enrol import enrol, find_labelled_images
+from deepir.runtime.extractor import Extractor
+from deepir.runtime.index import DescriptorIndex
+from deepir.runtime.index_file import backup_of
+from deepir.runtime.index_report import describe_index, index_facts, recognition_facts, recognition_text
+from deepir.runtime.progress import progress_bar
+from deepir.runtime.recogniser import Recogniser, find_model
+from deepir.runtime.run import NO_THRESHOLD
+from deepir.runtime.threshold import FALSE_ACCEPTS
+
+_FILE = click.Path(path_type=Path)
+_device = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
+_model = click.option("--model", type=_FILE, help="The model, if not where the index expects it.")
+
+
+@click.group(context_settings={"auto_envvar_prefix": "DEEPIR_INDEX", "show_default": True})
+def main() -> None:
+    """Make an index of labelled pictures, change it, ask it.
+
+    \b
+    Example:
+      deepir-index build shop.usearch products/ --model student.onnx
+    """  # noqa: D301 click needs the character
+
+
+@main.command()
+@click.argument("out", type=_FILE)
+@click.argument("folder", metavar="DIR", type=_FILE)
+@click.option("--model", type=_FILE, required=True, help="Written by deepir-export or deepir-calib.")
+@click.option("--label-pattern", metavar="REGEX", help="Take the label from the file name: the first group.")
+@click.option("--far", type=float, default=FALSE_ACCEPTS, help="Wanted share of unknowns taken for a label.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be decoded.")
+@_device
+@reports_errors
+def build(out: Path, folder: Path, model: Path, label_pattern: str | None, device: Device, **options: Any) -> None:
+    """Index the pictures below DIR; the label is the sub-folder, or the file's name directly in DIR.
+
+    \b
+    Example:
+      deepir-index build shop.usearch products/ --model student.onnx
+      deepir-index build shop.usearch flat/ --model student.onnx --label-pattern '^(.+?)__'
+    """  # noqa: D301 click needs the character
+    started = time.monotonic()
+    _check_target(out)
+    _check_far(options["far"])
+    images = find_labelled_images(folder, label_pattern)
+    with Extractor.open(model, device=device) as extractor:
+        index = DescriptorIndex.create(extractor.card, model, far=options["far"])
+        _enrol(index, extractor, images, skip_unreadable=options["skip_unreadable"])
+    index.save(out)
+    _report_written(out, index, started)
+    click.echo(f"next: deepir-run camera0 --index {out}", err=True)
+
+
+@main.command()
+@click.argument("index_path", metavar="INDEX", type=_FILE)
+@click.argument("label")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_FILE)
+@_model
+@_device
+@reports_errors
+def add(index_path: Path, label: str, images: tuple[Path, ...], model: Path | None, device: Device) -> None:
+    """Add pictures of LABEL, a new one or one that is there.
+
+    \b
+    Example:
+      deepir-index add shop.usearch oat-milk-1l front.jpg back.jpg
+    """  # noqa: D301 click needs the character
+    started = time.monotonic()
+    index = DescriptorIndex.open(index_path)
+    with Extractor.open(model or find_model(index, index_path), device=device) as extractor:
+        index.check_model(extractor.card)
+        _enrol(index, extractor, [LabelledImage(path, label) for path in images])
+    index.save(index_path)
+    _report_written(index_path, index, started)
+    click.echo(f"next: deepir-index query {index_path} {images[0]}", err=True)
+
+
+@main.command()
+@click.argument("index_path", metavar="INDEX", type=_FILE)
+@click.argument("label")
+@reports_errors
+def remove(index_path: Path, label: str) -> None:
+    """Forget LABEL and all its pictures.
+
+    \b
+    Example:
+      deepir-index remove shop.usearch oat-milk-1l
+    """  # noqa: D301 click needs the character
+    started = time.monotonic()
+    index = DescriptorIndex.open(index_path)
+    removed = index.remove(label)
+    index.save(index_path)
+    click.echo(f"removed {removed} items of {label}; {backup_of(index_path)} still holds them: delete it", err=True)
+    _report_written(index_path, index, started)
+    click.echo(f"next: deepir-index info {index_path}", err=True)
+
+
+@main.command()
+@click.argument("index_path", metavar="INDEX", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@reports_errors
+def info(index_path: Path, *, as_json: bool) -> None:
+    """Say what an index holds and which model made it.
+
+    \b
+    Example:
+      deepir-index info shop.usearch
+    """  # noqa: D301 click needs the character
+    index = DescriptorIndex.open(index_path)
+    facts = index_facts(index, index_path)
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe_index(facts))
+
+
+@main.command()
+@click.argument("index_path", metavar="INDEX", type=_FILE)
+@click.argument("image", type=_FILE)
+@click.option("--topk", type=int, default=5, help="Labels listed.")
+@threshold_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_model
+@_device
+@reports_errors
+def query(index_path: Path, image: Path, threshold: float | Literal["auto"], *, as_json: bool, **options: Any) -> None:
+    """Name what IMAGE shows.
+
+    \b
+    Example:
+      deepir-index query shop.usearch photograph.jpg
+    """  # noqa: D301 click needs the character
+    pixels = read_image(image)
+    with Recogniser.open(
+        index_path, options["model"], threshold=threshold, device=options["device"], top_labels=options["topk"]
+    ) as recogniser:
+        if recogniser.threshold is None:
+            click.echo(NO_THRESHOLD, err=True)
+        facts = recognition_facts(recogniser(pixels), recogniser.threshold, image)
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else recognition_text(facts))
+
+
+def _enrol(
+    index: DescriptorIndex, extractor: Extractor, images: list[LabelledImage], *, skip_unreadable: bool = False
+) -> None:
+    with progress_bar("describing", len(images)) as advance:
+        skipped = enrol(index, extractor, images, skip_unreadable=skip_unreadable, advance=advance)
+    if skipped:
+        click.echo(f"warning: left out {len(skipped)} unreadable pictures, the first is {skipped[0]}", err=True)
+
+
+def _report_written(path: Path, index: DescriptorIndex, started: float) -> None:
+    threshold = index.threshold
+    click.echo(
+        f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB): {len(index)} items, {len(index.labels)} labels, "
+        f"threshold {'none' if threshold is None else f'{threshold.value:.3f}'}, "
+        f"{time.monotonic() - started:.1f} seconds",
+        err=True,
+    )
+
+
+def _check_target(out: Path) -> None:
+    if out.is_dir() or not out.parent.is_dir():
+        message = f"cannot write {out}: it is a folder, or its folder {out.parent} does not exist"
+        raise InputError(message)
+
+
+def _check_far(far: float) -> None:
+    if not 0 < far < 1:
+        message = f"--far must be between 0 and 1, got {far}"
+        raise OptionError(message)
+
+
+if __name__ == "__main__":
+    main()

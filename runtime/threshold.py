@@ -1,0 +1,67 @@
+"""The similarity below which an image is unknown, found without any unknown image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepir.descriptors import Descriptors, similarities
+from deepir.errors import OptionError
+
+FALSE_ACCEPTS = 0.01
+"""Wanted share of unknown images that are taken for a label."""
+
+_SAFETY = 0.5
+"""The stored views are kinder than unknown images: the wish was missed by 1.4 to 1.8 times (field.md 7.2)."""
+
+_CHUNK = 256
+_MOST_ROWS = 5000
+"""More rows move the quantile by less than the views do, and cost n x n products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Where `match` begins.
+
+    Attributes:
+        value: Similarity, from -1 to 1.
+        far: The wanted share of false accepts.
+        impostors: How many stored views were compared with those of other labels.
+    """
+
+    value: float
+    far: float
+    impostors: int
+
+
+def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float = FALSE_ACCEPTS) -> Threshold | None:
+    """The (1 - far / 2) quantile of each view's best similarity to a view of another label.
+
+    None with fewer than two labels: there is nothing to mistake a view for.
+
+    Raises:
+        OptionError: `far` is not between 0 and 1.
+    """
+    if not 0 < far < 1:
+        message = f"the share of false accepts must be between 0 and 1, got {far}"
+        raise OptionError(message)
+    names, label_n = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        return None
+    maxima = _impostor_maxima(descriptors_nd, label_n)
+    return Threshold(float(np.quantile(maxima, 1 - far * _SAFETY)), far, len(maxima))
+
+
+def _impostor_maxima(descriptors_nd: Descriptors, label_n: NDArray[np.intp]) -> NDArray[np.float32]:
+    count = len(descriptors_nd)
+    rows = np.unique(np.linspace(0, count - 1, min(count, _MOST_ROWS)).round().astype(np.intp))
+    chunks = (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
+    return np.concatenate([_best_other(descriptors_nd, label_n, chunk) for chunk in chunks])
+
+
+def _best_other(descriptors_nd: Descriptors, label_n: NDArray[np.intp], chunk: NDArray[np.intp]) -> NDArray[np.float32]:
+    similarity_cn = similarities(descriptors_nd[chunk], descriptors_nd)
+    similarity_cn[label_n[chunk][:, None] == label_n[None, :]] = -np.inf
+    best: NDArray[np.float32] = similarity_cn.max(axis=1)
+    return best

@@ -1,0 +1,80 @@
+"""Files written whole or not at all, and their hashes."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from deepir.errors import InputError
+from deepir.files import file_sha256, replacing, write_text
+
+
+def write_and_fail(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        message = "the power went"
+        raise RuntimeError(message)
+
+
+def test_a_write_makes_the_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "spec.json", "größer")
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"spec.json": "größer"}
+
+
+def test_a_write_replaces_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "spec.json"
+    write_text(target, "old and long")
+    write_text(target, "new")
+    assert target.read_text() == "new"
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
+    target = tmp_path / "spec.json"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError, match="the power went"):
+        write_and_fail(target)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"spec.json": "old"}
+
+
+def test_a_failing_first_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the power went"):
+        write_and_fail(tmp_path / "spec.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_not_seen_before_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "spec.json"
+    with replacing(target) as temporary:
+        temporary.write_text("half")
+        assert not target.exists()
+    assert target.read_text() == "half"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "spec.json", "text")
+        kept = os.umask(umask)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "spec.json").stat().st_mode & 0o777 == mode
+    assert kept == umask
+
+
+def test_a_missing_folder_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"create the folder {tmp_path}/missing"):
+        write_text(tmp_path / "missing" / "spec.json", "text")
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_the_hash_covers_every_byte(size: int, tmp_path: Path) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "model").write_bytes(content[:size])
+    assert file_sha256(tmp_path / "model") == hashlib.sha256(content[:size]).hexdigest()
+
+
+def test_the_hash_of_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*absent: No such file"):
+        file_sha256(tmp_path / "absent")
