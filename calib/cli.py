@@ -37,7 +37,7 @@ def main(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Calibrate MODEL (FP32 .onnx) to INT8 on pictures, and judge the result on pictures it did not see.
+    r"""Calibrate MODEL (FP32 .onnx) to INT8 on pictures, and judge the result on pictures it did not see.
 
     \b
     Example:

@@ -63,16 +63,17 @@ def read_retrieval_sets(source: Path) -> dict[str, RetrievalSet]:
 
 
 def read_training_images(source: Path) -> list[LabelledImage]:
-    """The `train` pictures of a benchmark.json, or those of a folder for each label.
+    """The `train` pictures of a benchmark.json (or a folder that has one), else those of a folder for each label.
 
     Raises:
         InputError: Nothing there, or not of either form.
     """
-    if not source.is_file():
+    manifest = source / "benchmark.json" if source.is_dir() else source
+    if not manifest.is_file():
         return read_labelled_folder(source)
-    entries = _read_json(source).get("train", [])
+    entries = _read_json(manifest).get("train", [])
     try:
-        images = [LabelledImage(source.parent / entry["image"], str(entry["label"])) for entry in entries]
+        images = [LabelledImage(manifest.parent / entry["image"], str(entry["label"])) for entry in entries]
     except (KeyError, TypeError) as error:
         message = f"{source}: each entry of `train` needs an image and a label ({error!r} is missing)"
         raise InputError(message) from error

@@ -15,7 +15,6 @@ from deepir.spec import Triple
 _IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 _PROBE_SIDE = 128
-_HEADS = ("fc.", "classifier.", "head.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +38,29 @@ def build_trunk(name: str, *, pretrained: bool = False, weights: Path | None = N
     """Build a trunk by name; without weights its parameters are random.
 
     Args:
-        name: `timm:resnet18`, `torchvision:mobilenet_v2`; a bare name means timm.
+        name: `timm:resnet18`, `torchvision:mobilenet_v2`; a bare name means timm. `timm:resnet18@3` ends after the
+            third stage, whose map is finer and cheaper.
         pretrained: Let the library download its weights.
-        weights: A state dict of the library's own model, as .safetensors or .pth; heads are ignored.
+        weights: A state dict of the library's own model (.safetensors, .pth) or a deepir checkpoint; what the trunk
+            does not need, such as a head or later stages, is ignored.
 
     Raises:
         OptionError: No such network, or one whose output is not a map.
         InputError: The weights are unreadable or do not fit.
     """
     library, _, network = name.rpartition(":")
+    network, _, stage = network.partition("@")
+    if stage and (library == "torchvision" or not stage.isdigit()):
+        message = f"only timm networks can end at a stage, written as timm:resnet18@3; got {name!r}"
+        raise OptionError(message)
     if pretrained and weights is not None:
         message = "choose either --pretrained or --weights, not both"
         raise OptionError(message)
     if library in ("", "timm"):
-        return _trunk(f"timm:{network}", _timm_model(network, pretrained=pretrained), weights)
+        model = _timm_model(network, pretrained=pretrained)
+        return _trunk(f"timm:{network}@{stage}" if stage else f"timm:{network}", model, weights, stage)
     if library == "torchvision":
-        return _trunk(f"torchvision:{network}", _torchvision_model(network, pretrained=pretrained), weights)
+        return _trunk(f"torchvision:{network}", _torchvision_model(network, pretrained=pretrained), weights, "")
     message = f"unknown trunk {name!r}: expected timm:NAME or torchvision:NAME"
     raise OptionError(message)
 
@@ -103,8 +109,11 @@ def _downloaded(build: Callable[[], nn.Module], network: str) -> nn.Module:
         raise InputError(message) from error
 
 
-def _cut_before_pooling(model: nn.Module) -> nn.Module:
-    """Timm's models have forward_features, torchvision's have `features` or end in avgpool and fc."""
+def _cut_before_pooling(model: nn.Module, stage: str) -> nn.Module:
+    """Models of timm have forward_features, those of torchvision `features` or an end of avgpool and fc."""
+    if stage:
+        options = {"indices": [int(stage)], "intermediates_only": True, "stop_early": True}
+        return _Features(model, lambda images: model.forward_intermediates(images, **options)[0])
     if hasattr(model, "forward_features"):
         return _Features(model, model.forward_features)
     features = getattr(model, "features", None)
@@ -115,12 +124,12 @@ def _cut_before_pooling(model: nn.Module) -> nn.Module:
     )
 
 
-def _trunk(name: str, model: nn.Module, weights: Path | None) -> Trunk:
-    if weights is not None:
-        _load_weights(model, weights)
+def _trunk(name: str, model: nn.Module, weights: Path | None, stage: str) -> Trunk:
     config = getattr(model, "default_cfg", {})
-    module = _cut_before_pooling(model)
+    module = _cut_before_pooling(model, stage)
     channels, stride = _probe(name, module)
+    if weights is not None:
+        _load_weights(module, weights)
     mean, std = tuple(config.get("mean", _IMAGENET_MEAN)), tuple(config.get("std", _IMAGENET_STD))
     return Trunk(name, module, channels, stride, mean, std)
 
@@ -131,7 +140,7 @@ def _probe(name: str, module: nn.Module) -> tuple[int, int]:
     try:
         map_nchw = module(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
         is_map = map_nchw.ndim == 4 and _PROBE_SIDE % map_nchw.shape[2] == 0
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, IndexError, TypeError, AttributeError) as error:
         message = f"the trunk {name} cannot run on a picture of {_PROBE_SIDE}x{_PROBE_SIDE}: {error}"
         raise OptionError(message) from error
     if not is_map:
@@ -140,24 +149,41 @@ def _probe(name: str, module: nn.Module) -> tuple[int, int]:
         )
         raise OptionError(message)
     map_nchw.sum().backward()
-    for parent in [module, *module.children()]:
-        for child_name, child in list(parent.named_children()):
-            parameters = list(child.parameters())
-            if parameters and all(parameter.grad is None for parameter in parameters):
-                setattr(parent, child_name, nn.Identity())
+    _drop_unused(module)
     module.zero_grad(set_to_none=True)
     return int(map_nchw.shape[1]), _PROBE_SIDE // int(map_nchw.shape[2])
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
-    state = read_state(path)
-    own = model.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    missing = [key for key in own if key not in fitting and not _is_optional(key)]
+def _drop_unused(module: nn.Module) -> None:
+    """Put an Identity in place of every part whose parameters got no gradient."""
+    for name, child in list(module.named_children()):
+        parameters = list(child.parameters())
+        if parameters and all(parameter.grad is None for parameter in parameters):
+            setattr(module, name, nn.Identity())
+        else:
+            _drop_unused(child)
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    """Load what the trunk needs; a library's own file has more, and a deepir checkpoint has it under `trunk.`."""
+    state = {_plain(key): value for key, value in read_state(path).items()}
+    own = {_plain(key): value for key, value in module.state_dict().items()}
+    missing = [
+        key
+        for key, value in own.items()
+        if not key.endswith("num_batches_tracked") and (key not in state or state[key].shape != value.shape)
+    ]
     if missing:
-        message = f"{path} does not fit {type(model).__name__}: {len(missing)} of {len(own)} tensors are missing, first {missing[0]}"
+        message = f"{path} does not fit the trunk: {len(missing)} of {len(own)} tensors are missing, the first is {missing[0]}"
         raise InputError(message)
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in fitting.items()}, strict=False)
+    with torch.no_grad():
+        for key, value in own.items():
+            if key in state:
+                value.copy_(state[key])
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("trunk.").removeprefix("model.")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -179,10 +205,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         message = f"{path} holds no tensors: expected a state dict"
         raise InputError(message)
     return tensors
-
-
-def _is_optional(key: str) -> bool:
-    return key.startswith(_HEADS) or key.endswith("num_batches_tracked")
 
 
 def _first_line(error: Exception) -> str:

@@ -23,12 +23,12 @@ class _StudentByDefault(click.Group):
 
 @click.group(cls=_StudentByDefault, context_settings={"auto_envvar_prefix": "DEEPIR_DISTILL", "show_default": True})
 def main() -> None:
-    """Train and distil R-MAC models.
+    r"""Train and distil R-MAC models.
 
     \b
     Example:
-      deepir-distill train photos/ --trunk timm:resnet50 --pretrained --size 320 --scales 0.5,1,1.5 -o teacher.safetensors
-      deepir-distill teacher.safetensors --images photos/ --student timm:mobilenetv4_conv_small -o student.safetensors
+      deepir-distill train photos/ --trunk timm:resnet50 --pretrained --scales 0.5,1,1.5 -o teacher.safetensors
+      deepir-distill teacher.safetensors --images photos/ --student timm:resnet18 -o student.safetensors
     """
 
 

@@ -35,9 +35,8 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
     sizes = parse_scales(options["scales"], size)
     model = new_model(trunk, sizes=(size,), levels=options["levels"], resize=options["resize"])
     device.place(model.network)
-    report(
-        f"{len(images)} pictures of {len({image.label for image in images})} labels, {model.parameters / 1e6:.1f} M parameters"
-    )
+    labels = len({image.label for image in images})
+    report(f"{len(images)} pictures of {labels} labels, {model.parameters / 1e6:.1f} M parameters")
     if options["epochs"] != 0:
         config = MetricConfig(
             loss=options["loss"],
@@ -50,9 +49,7 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
     model = whiten(model, [_paths(images)], dim=options["dim"], power=options["power"], report=report)
     save_model(model, options["out"])
     report(f"{_written(options['out'], model)}, {time.monotonic() - started:.0f} s")
-    report(
-        f"next: deepir-distill {options['out']} --images {source} --student timm:mobilenetv4_conv_small -o student.safetensors"
-    )
+    report(f"next: deepir-distill {options['out']} --images {source} --student timm:resnet18 -o student.safetensors")
 
 
 def whiten_model(path: Path, folders: Sequence[Path], out: Path, options: Options, report: Report) -> None:

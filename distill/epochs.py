@@ -39,7 +39,7 @@ class Progress:
     out: Path
     resume: bool = False
     command: str = ""
-    report: Callable[[str], None] = field(default=lambda line: None)
+    report: Callable[[str], None] = field(default=lambda _: None)
 
     @property
     def state_path(self) -> Path:

@@ -13,11 +13,13 @@ from deepir.datasets import LabelledImage
 from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device, move
 from deepir.distill.epochs import Figures, Progress, run_epochs, seed_everything
+from deepir.distill.optimise import Optimisation
 from deepir.distill.pictures import Augmentation, Pictures
 from deepir.errors import InputError, OptionError
 from deepir.optional import need
 
-_LARGEST_GRADIENT = 5.0
+_PROXY_FACTOR = 10.0
+"""A loss with a vector for each label learns those faster than the trunk: each is seen in few batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +75,25 @@ def train_metric(
     loss = _build_loss(config.loss, classes=len(names), dim=model.spec.dim).to(device.name)
     miner = None if config.miner == "none" else _build("miners", config.miner)
     loader = _loader(model, images, labels, config)
-    learnt = [*network.parameters(), *loss.parameters()]
-    optimiser = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, epochs=config.epochs, steps_per_epoch=len(loader), pct_start=0.2
+    rate = config.learning_rate
+    optimisation = Optimisation(
+        [(network.parameters(), rate), (loss.parameters(), rate * _PROXY_FACTOR)],
+        weight_decay=config.weight_decay,
+        steps=config.epochs * len(loader),
     )
 
     def step(images_nchw: Tensor, labels_n: Tensor) -> float:
         with device.autocast():
             descriptors = network(images_nchw).float()
         pairs = None if miner is None else miner(descriptors, labels_n)
-        value = loss(descriptors, labels_n, pairs)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(learnt, _LARGEST_GRADIENT)
-        optimiser.step()
-        schedule.step()
-        return float(value.detach())
+        return optimisation.step(loss(descriptors, labels_n, pairs))
 
     def train_epoch(_: int) -> Figures:
         set_training(network, freeze_norm=config.freeze_norm)
         values = [step(*move(device, images_nchw, labels[numbers])) for images_nchw, numbers in loader]
         return {"loss": sum(values) / len(values)}
 
-    parts = {"network": network, "loss": loss, "optimiser": optimiser, "schedule": schedule}
+    parts = {"network": network, "loss": loss, **optimisation.parts}
     run_epochs(progress, parts, epochs=config.epochs, seed=config.seed, train_epoch=train_epoch)
     network.eval()
     return model.sealed()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,12 +16,12 @@ from deepir.distill.describe import in_batches, region_vectors
 from deepir.distill.device import Device, move
 from deepir.distill.epochs import Figures, Progress, run_epochs
 from deepir.distill.metric import set_training
+from deepir.distill.optimise import Optimisation
 from deepir.distill.pictures import Augmentation, vary
 from deepir.distill.targets import View
 from deepir.errors import OptionError
 from deepir.image import prepare
 
-_LARGEST_GRADIENT = 5.0
 _RIDGE = 1e-3
 _BATCH = 32
 
@@ -140,36 +140,34 @@ def distil(
         message = f"the student must give {targets_nd.shape[1]} values as its teacher does: call align_head first"
         raise OptionError(message)
     network = device.place(student.network)
-    groups = [
-        {"params": list(network.trunk.parameters()), "lr": config.learning_rate},
-        {"params": list(student.network.whitening.parameters()), "lr": config.learning_rate * config.head_factor},
-    ]
     pairs = _Pairs(views, targets_nd, student, config)
     loader = DataLoader(
         pairs, config.batch, shuffle=True, drop_last=len(pairs) > config.batch, num_workers=config.workers
     )
-    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [group["lr"] for group in groups], epochs=config.epochs, steps_per_epoch=len(loader), pct_start=0.2
+    rate = config.learning_rate
+    optimisation = Optimisation(
+        [(network.trunk.parameters(), rate), (student.network.whitening.parameters(), rate * config.head_factor)],
+        weight_decay=config.weight_decay,
+        steps=config.epochs * len(loader),
     )
 
     def step(images_nchw: Tensor, targets: Tensor) -> tuple[float, float]:
         with device.autocast():
             descriptors = network(images_nchw).float()
-        loss = distil_loss(descriptors, targets, config)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
-        optimiser.step()
-        schedule.step()
-        return float(loss.detach()), float((descriptors.detach() * targets).sum(dim=1).mean())
+        loss = optimisation.step(distil_loss(descriptors, targets, config))
+        return loss, float((descriptors.detach() * targets).sum(dim=1).mean())
 
     def train_epoch(_: int) -> Figures:
         set_training(network, freeze_norm=config.freeze_norm)
         losses, cosines = zip(*(step(*move(device, images, targets)) for images, targets in loader), strict=True)
         return {"loss": sum(losses) / len(losses), "cosine": sum(cosines) / len(cosines)}
 
-    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
-    run_epochs(progress, parts, epochs=config.epochs, seed=config.seed, train_epoch=train_epoch)
+    run_epochs(
+        progress,
+        {"network": network, **optimisation.parts},
+        epochs=config.epochs,
+        seed=config.seed,
+        train_epoch=train_epoch,
+    )
     network.eval()
     return student.sealed(whitening=f"learnt from the teacher on {len(views)} views")

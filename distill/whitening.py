@@ -11,6 +11,9 @@ from deepir.distill.describe import in_batches, region_vectors
 from deepir.errors import OptionError
 from deepir.image import read_image
 
+MOST_PICTURES = 600
+"""Pictures taken of each group: more change the whitening little and take long."""
+
 _BATCH = 16
 _FEWEST_VECTORS_PER_COMPONENT = 5
 
@@ -41,6 +44,7 @@ def whiten(
         message = f"the whitening power must be between 0 and 0.5, got {power}"
         raise OptionError(message)
     model.network.eval()
+    groups = [_spread(paths) for paths in groups]
     vectors = [_vectors(model, paths) for paths in groups]
     count = sum(len(group) for group in vectors)
     if count < _FEWEST_VECTORS_PER_COMPONENT * dim:
@@ -49,6 +53,12 @@ def whiten(
     model.network.whiten_with(fit_whitening(np.concatenate(vectors), dim, power=power, weights_n=weights))
     pictures = "+".join(str(len(paths)) for paths in groups)
     return model.sealed(whitening=f"pca dim {dim} power {power} on {count} regions of {pictures} pictures")
+
+
+def _spread(paths: Sequence[Path]) -> Sequence[Path]:
+    """At most MOST_PICTURES of a group, evenly spread over it."""
+    step = max(1, -(-len(paths) // MOST_PICTURES))
+    return paths[::step]
 
 
 def _vectors(model: Model, paths: Sequence[Path]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

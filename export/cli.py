@@ -33,7 +33,7 @@ def main(
     out: Path | None,
     **flags: bool,
 ) -> None:
-    """Export MODEL (.safetensors checkpoint, or the FP32 .onnx) and prove that it is the same function.
+    r"""Export MODEL (.safetensors checkpoint, or the FP32 .onnx) and prove that it is the same function.
 
     \b
     Example:

@@ -27,7 +27,7 @@ _DEFAULT_FPS = 10.0
 def annotate(image: Image, recognition: Recognition) -> Image:
     """A copy with a frame and a line of text: green for a match, grey for unknown."""
     cv2 = need("cv2")
-    drawn = image.copy()
+    drawn: Image = image.copy()
     height, width = drawn.shape[:2]
     bar = max(16, height // 12)
     colour = _GREEN if recognition.status == "match" else _GREY

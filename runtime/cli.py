@@ -1,5 +1,6 @@
 """deepir-run: name what a camera, a video or pictures show."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from deepir.errors import reports_errors
 from deepir.runtime.backend import DEVICES
 from deepir.runtime.run import RunOptions, run
 
+_DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
 _FILE = click.Path(path_type=Path)
 
 
@@ -37,9 +39,9 @@ threshold_option = click.option(
 @click.option("--index", "index_path", type=_FILE, required=True, help="Written by deepir-index build.")
 @click.option("--model", type=_FILE, help="The model, if not where the index expects it, or its INT8 form.")
 @threshold_option
-@click.option("--topk", type=int, default=5, help="Labels listed for each frame.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
-@click.option("--every", type=int, default=1, help="Take every N-th frame.")
+@click.option("--topk", type=int, default=_DEFAULTS["topk"], help="Labels listed for each frame.")
+@click.option("--device", type=click.Choice(DEVICES), default=_DEFAULTS["device"], help="Where the model runs.")
+@click.option("--every", type=int, default=_DEFAULTS["every"], help="Take every N-th frame.")
 @click.option("--max-frames", type=int, help="Stop after so many frames.")
 @click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
 @click.option("--jsonl", type=_FILE, help="Write the JSON lines there instead of to stdout.")

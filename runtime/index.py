@@ -7,18 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import usearch
 from numpy.typing import NDArray
-from usearch.index import Index
 
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors, normalise
 from deepir.errors import IndexFileError, IndexModelError, InputError, ShapeError
 from deepir.files import file_sha256
-from deepir.runtime.index_file import Footer, ModelReference, read_index, write_index
-from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, fit_threshold
+from deepir.runtime.index_file import Footer, ModelReference, read_index, unusable, write_index
+from deepir.runtime.store import DTYPE, DescriptorStore, usearch_version
+from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, fit_threshold
 
-_DTYPE = "f16"
 _MOST_EXACT = 20_000
 """Up to here comparing with every descriptor takes about a millisecond (field.md 6.4) and misses nothing."""
 
@@ -38,21 +36,23 @@ class Hit:
 class DescriptorIndex:
     """Descriptors of one model, each a view of a label. Make one with `create` or `open`."""
 
-    def __init__(self, footer: Footer, vectors: Index) -> None:
+    def __init__(self, footer: Footer, store: DescriptorStore, opened_from: Path | None = None) -> None:
         self._footer = footer
-        self._vectors = vectors
+        self._store = store
+        self._opened_from = opened_from
         self._views = dict(footer.views)
+        self._counts = _count_views(self._views)
         self._threshold = footer.threshold
         self._changed = False
-        self._opened_from: Path | None = None
 
     @classmethod
     def create(cls, card: ModelCard, model_path: Path | str, *, far: float = FALSE_ACCEPTS) -> "DescriptorIndex":
-        """An empty index for the descriptors of a model."""
+        """An empty index for the descriptors of a model; `far` as in `fit_threshold`."""
+        check_far(far)
         path = Path(model_path).resolve()
         model = ModelReference(card.spec.fingerprint, file_sha256(path), path.name, str(path))
-        footer = Footer(model=model, dim=card.spec.dim, views={}, next_key=1, far=far, dtype=_DTYPE)
-        return cls(footer, _empty(card.spec.dim))
+        footer = Footer(model=model, dim=card.spec.dim, views={}, next_key=1, far=far, dtype=DTYPE)
+        return cls(footer, DescriptorStore.empty(card.spec.dim))
 
     @classmethod
     def open(cls, path: Path | str) -> "DescriptorIndex":
@@ -63,10 +63,11 @@ class DescriptorIndex:
             IndexFileError: Truncated, damaged, or not written by deepir.
         """
         content, footer = read_index(Path(path))
-        vectors = _restore(content, footer, Path(path))
-        index = cls(footer, vectors)
-        index._opened_from = Path(path).resolve()
-        return index
+        try:
+            store = DescriptorStore.restore(content, footer.dim, set(footer.views))
+        except IndexFileError as error:
+            raise unusable(Path(path), error) from error
+        return cls(footer, store, Path(path).resolve())
 
     @property
     def model(self) -> ModelReference:
@@ -86,7 +87,7 @@ class DescriptorIndex:
     @property
     def labels(self) -> dict[str, int]:
         """Each label, sorted, with its number of views."""
-        return dict(sorted(Counter(label for label, _ in self._views.values()).items()))
+        return dict(sorted(self._counts.items()))
 
     @property
     def threshold(self) -> Threshold | None:
@@ -108,11 +109,16 @@ class DescriptorIndex:
         if not label.strip():
             message = "a label cannot be empty"
             raise InputError(message)
+        if len(views) != len(descriptors_nd):
+            message = f"expected a name for each descriptor, got {len(views)} for {len(descriptors_nd)}"
+            raise ShapeError(message)
         self._check(descriptors_nd, views)
+        if not len(views):
+            return
         keys = np.arange(self._footer.next_key, self._footer.next_key + len(views), dtype=np.uint64)
-        if len(keys):
-            self._vectors.add(keys, np.ascontiguousarray(descriptors_nd, dtype=np.float32))
+        self._store.add(keys, descriptors_nd.astype(np.float32))
         self._views.update({int(key): (label, view) for key, view in zip(keys, views, strict=True)})
+        self._counts[label] += len(keys)
         self._footer = replace(self._footer, next_key=self._footer.next_key + len(keys))
         self._changed = True
 
@@ -122,17 +128,16 @@ class DescriptorIndex:
         Raises:
             InputError: There is no such label.
         """
-        if label not in self.labels:
+        if label not in self._counts:
             message = f"no label {label!r} in this index: it has {_shortened(list(self.labels))}"
             raise InputError(message)
+        removed = self._counts[label]
         kept = {key: view for key, view in self._views.items() if view[0] != label}
-        removed = len(self._views) - len(kept)
+        keys = np.fromiter(kept, dtype=np.uint64, count=len(kept))
         # usearch only marks what it removes, the values stay in its file: build it anew
-        vectors = _empty(self.dim)
-        if kept:
-            keys = np.fromiter(kept, dtype=np.uint64)
-            vectors.add(keys, np.vstack(self._vectors.get(keys)))
-        self._vectors, self._views, self._changed = vectors, kept, True
+        store = DescriptorStore.empty(self.dim)
+        store.add(keys, self._store.get(keys))
+        self._store, self._views, self._counts, self._changed = store, kept, _count_views(kept), True
         return removed
 
     def search(self, query_1d: NDArray[np.float32], count: int) -> list[Hit]:
@@ -145,19 +150,17 @@ class DescriptorIndex:
 
     def search_many(self, queries_qd: Descriptors, count: int) -> list[list[Hit]]:
         """`search` for each row."""
-        self._check(queries_qd, None)
+        self._check(queries_qd, [f"query {number}" for number in range(len(queries_qd))])
         count = min(count, len(self))
-        if count < 1 or len(queries_qd) == 0:
+        if count < 1:
             return [[] for _ in queries_qd]
-        queries = np.ascontiguousarray(queries_qd, dtype=np.float32)
         exact = len(self) <= _MOST_EXACT
-        # one query at a time: usearch pads a batch with key 0 where it finds fewer, and cuts single answers itself
-        found = [self._vectors.search(query, count, exact=exact) for query in queries]
-        return [[self._hit(int(key), float(distance)) for key, distance in one.to_list()] for one in found]
+        found = (self._store.search(query_1d, count, exact=exact) for query_1d in queries_qd)
+        return [[self._hit(key, distance) for key, distance in nearest] for nearest in found]
 
     def search_labels(self, query_1d: NDArray[np.float32], count: int) -> list[Hit]:
         """The best view of each of the `count` most similar labels, best first."""
-        most_views = max(self.labels.values(), default=0)
+        most_views = max(self._counts.values(), default=0)
         best: dict[str, Hit] = {}
         # so many hits hold `count` labels even when all but the last bring all their views
         for hit in self.search(query_1d, (count - 1) * most_views + 1):
@@ -166,10 +169,9 @@ class DescriptorIndex:
 
     def fit_threshold(self, far: float = FALSE_ACCEPTS) -> Threshold | None:
         """Compute the threshold from the stored views and keep it (see `deepir.runtime.threshold`)."""
-        keys = np.fromiter(self._views, dtype=np.uint64, count=len(self))
-        stored = np.vstack(self._vectors.get(keys)).astype(np.float32) if len(keys) else np.empty((0, self.dim))
+        descriptors_nd = self._store.get(np.fromiter(self._views, dtype=np.uint64, count=len(self)))
         labels = [label for label, _ in self._views.values()]
-        self._threshold = fit_threshold(normalise(stored.astype(np.float32)), labels, far)
+        self._threshold = fit_threshold(normalise(descriptors_nd), labels, far)
         self._footer = replace(self._footer, far=far)
         self._changed = False
         return self._threshold
@@ -197,39 +199,34 @@ class DescriptorIndex:
         target = Path(path)
         self._check_newest(target)
         relative = os.path.relpath(self.model.absolute, target.resolve().parent)
-        self._footer = replace(
+        footer = replace(
             self._footer,
             model=replace(self.model, relative=Path(relative).as_posix()),
             threshold=self.threshold,
             views=dict(self._views),
-            usearch=usearch.__version__,
+            usearch=usearch_version(),
             generation=self._footer.generation + 1,
         )
-        write_index(target, self._vectors.save(), self._footer)
-        self._opened_from = target.resolve()
+        write_index(target, self._store.to_bytes(), footer)
+        self._footer, self._opened_from = footer, target.resolve()
 
     def _hit(self, key: int, distance: float) -> Hit:
         label, view = self._views[key]
         return Hit(key, label, view, min(1.0, max(-1.0, 1.0 - distance)))
 
-    def _check(self, descriptors_nd: Descriptors, views: Sequence[str] | None) -> None:
-        if descriptors_nd.ndim != 2 or (views is not None and len(views) != len(descriptors_nd)):
-            names = "" if views is None else f" with {len(views)} image names"
-            message = f"expected descriptors (N, {self.dim}) and a name for each, got {descriptors_nd.shape}{names}"
-            raise ShapeError(message)
-        if descriptors_nd.shape[1] != self.dim:
+    def _check(self, descriptors_nd: Descriptors, names: Sequence[str]) -> None:
+        if descriptors_nd.ndim != 2 or descriptors_nd.shape[1] != self.dim:
             message = (
-                f"this index holds descriptors of {self.dim} values, got {descriptors_nd.shape[1]}: "
-                "was it built with another model?"
+                f"this index holds descriptors of {self.dim} values, got {descriptors_nd.shape[-1]} "
+                f"(shape {descriptors_nd.shape}): was it built with another model?"
             )
             raise ShapeError(message)
         lengths = np.linalg.norm(descriptors_nd, axis=1)
         # NaN compares as false, so it is caught here too
         wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))
         if len(wrong):
-            name = "the query" if views is None else views[wrong[0]]
             message = (
-                f"the descriptor of {name} has length {lengths[wrong[0]]:.4g}, expected 1: "
+                f"the descriptor of {names[wrong[0]]} has length {lengths[wrong[0]]:.4g}, expected 1: "
                 "is the picture blank, or was the descriptor not normalised?"
             )
             raise ShapeError(message)
@@ -246,20 +243,8 @@ class DescriptorIndex:
             raise IndexFileError(message)
 
 
-def _empty(dim: int) -> Index:
-    return Index(ndim=dim, metric="cos", dtype=_DTYPE)
-
-
-def _restore(content: memoryview, footer: Footer, path: Path) -> Index:
-    try:
-        vectors = Index.restore(content)
-    except (RuntimeError, ValueError) as error:
-        message = f"{path} cannot be read by usearch {usearch.__version__} ({error}): make it again"
-        raise IndexFileError(message) from error
-    if vectors is None or vectors.ndim != footer.dim or set(map(int, vectors.keys)) != set(footer.views):
-        message = f"{path} holds other descriptors than its footer lists: make it again with deepir-index build"
-        raise IndexFileError(message)
-    return vectors
+def _count_views(views: dict[int, tuple[str, str]]) -> Counter[str]:
+    return Counter(label for label, _ in views.values())
 
 
 def _shortened(labels: list[str]) -> str:

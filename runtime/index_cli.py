@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from deepir.datasets import LabelledImage
-from deepir.errors import InputError, OptionError, reports_errors
+from deepir.errors import InputError, reports_errors
 from deepir.image import read_image
 from deepir.runtime.backend import DEVICES, Device
 from deepir.runtime.cli import threshold_option
@@ -18,8 +18,8 @@ from deepir.runtime.index import DescriptorIndex
 from deepir.runtime.index_file import backup_of
 from deepir.runtime.index_report import describe_index, index_facts, recognition_facts, recognition_text
 from deepir.runtime.progress import progress_bar
-from deepir.runtime.recogniser import Recogniser, find_model
-from deepir.runtime.run import NO_THRESHOLD
+from deepir.runtime.recogniser import TOP_LABELS, Recogniser, find_model
+from deepir.runtime.run_report import NO_THRESHOLD
 from deepir.runtime.threshold import FALSE_ACCEPTS
 
 _FILE = click.Path(path_type=Path)
@@ -56,7 +56,6 @@ def build(out: Path, folder: Path, model: Path, label_pattern: str | None, devic
     """  # noqa: D301 click needs the character
     started = time.monotonic()
     _check_target(out)
-    _check_far(options["far"])
     images = find_labelled_images(folder, label_pattern)
     with Extractor.open(model, device=device) as extractor:
         index = DescriptorIndex.create(extractor.card, model, far=options["far"])
@@ -123,13 +122,13 @@ def info(index_path: Path, *, as_json: bool) -> None:
     """  # noqa: D301 click needs the character
     index = DescriptorIndex.open(index_path)
     facts = index_facts(index, index_path)
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe_index(facts))
+    click.echo(json.dumps(facts) if as_json else describe_index(facts))
 
 
 @main.command()
 @click.argument("index_path", metavar="INDEX", type=_FILE)
 @click.argument("image", type=_FILE)
-@click.option("--topk", type=int, default=5, help="Labels listed.")
+@click.option("--topk", type=int, default=TOP_LABELS, help="Labels listed.")
 @threshold_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_model
@@ -149,7 +148,7 @@ def query(index_path: Path, image: Path, threshold: float | Literal["auto"], *, 
         if recogniser.threshold is None:
             click.echo(NO_THRESHOLD, err=True)
         facts = recognition_facts(recogniser(pixels), recogniser.threshold, image)
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else recognition_text(facts))
+    click.echo(json.dumps(facts) if as_json else recognition_text(facts))
 
 
 def _enrol(
@@ -175,12 +174,6 @@ def _check_target(out: Path) -> None:
     if out.is_dir() or not out.parent.is_dir():
         message = f"cannot write {out}: it is a folder, or its folder {out.parent} does not exist"
         raise InputError(message)
-
-
-def _check_far(far: float) -> None:
-    if not 0 < far < 1:
-        message = f"--far must be between 0 and 1, got {far}"
-        raise OptionError(message)
 
 
 if __name__ == "__main__":

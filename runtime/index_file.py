@@ -76,7 +76,7 @@ class Footer:
                 "labels": labels,
                 "views": [[key, numbers[label], name] for key, (label, name) in sorted(self.views.items())],
             },
-            ensure_ascii=False,
+
         )
 
     @classmethod
@@ -144,8 +144,17 @@ def read_index(path: Path) -> tuple[memoryview, Footer]:
     try:
         return _split(content)
     except IndexFileError as error:
-        message = f"{path} ({len(content)} bytes) is not a usable index: {error}; {_cure(path)}"
-        raise IndexFileError(message) from error
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, reason: IndexFileError) -> IndexFileError:
+    """The reason as a whole sentence: the file, its size, and the cure."""
+    backup = backup_of(path)
+    restore = f"the generation before it is in {backup}: copy that over it, or " if backup.exists() else ""
+    return IndexFileError(
+        f"{path} ({path.stat().st_size} bytes) is not a usable index: {reason}; "
+        f"{restore}make it again with deepir-index build {path} FOLDER --model MODEL.onnx"
+    )
 
 
 def _split(content: memoryview) -> tuple[memoryview, Footer]:
@@ -162,9 +171,3 @@ def _split(content: memoryview) -> tuple[memoryview, Footer]:
         message = f"its footer claims {length} bytes"
         raise IndexFileError(message)
     return content[: end - length], Footer.from_json(str(content[end - length : end], "utf-8"))
-
-
-def _cure(path: Path) -> str:
-    backup = backup_of(path)
-    restore = f"the generation before it is in {backup}: copy that over it, or " if backup.exists() else ""
-    return f"{restore}make it again with deepir-index build {path} FOLDER --model MODEL.onnx"

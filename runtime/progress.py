@@ -21,7 +21,8 @@ class StatusLine:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._screen = sys.stderr.isatty()
-        self._next = time.monotonic()
+        # the first line of a log comes after the first interval: the start-up block was just written
+        self._next = time.monotonic() + (0.0 if self._screen else _IN_A_LOG)
         self._width = 0
 
     def show(self, text: str) -> None:

@@ -1,15 +1,15 @@
 """Source to recognitions: the loop behind deepir-run."""
 
 import contextlib
-import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 import click
 
@@ -18,10 +18,9 @@ from deepir.runtime.annotate import VideoWriter, annotate, check_video_path
 from deepir.runtime.backend import Device
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.progress import StatusLine
-from deepir.runtime.recogniser import TOP_LABELS, Recogniser, Recognition
+from deepir.runtime.recogniser import TOP_LABELS, Recogniser
+from deepir.runtime.run_report import NO_THRESHOLD, Tally, introduce, status_text, write_line
 from deepir.runtime.source import open_source
-
-_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,40 +47,6 @@ class RunOptions:
             check_video_path(self.save)
 
 
-@dataclass(slots=True)
-class Tally:
-    """What came out so far."""
-
-    matches: int = 0
-    unknown: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def frames(self) -> int:
-        """Frames recognised."""
-        return self.matches + self.unknown
-
-    @property
-    def rate(self) -> float:
-        """Frames per second since the start."""
-        return self.frames / max(time.monotonic() - self.started, 1e-9)
-
-    def count(self, recognition: Recognition) -> None:
-        """Take one more frame into account."""
-        if recognition.status == "match":
-            self.matches += 1
-        else:
-            self.unknown += 1
-
-    def summary(self) -> str:
-        """One line for the end."""
-        seconds = time.monotonic() - self.started
-        return (
-            f"{self.frames} frames in {seconds:.1f} s ({self.rate:.1f} frames per second): "
-            f"{self.matches} match, {self.unknown} unknown"
-        )
-
-
 def run(options: RunOptions) -> Tally:
     """Recognise every chosen frame of the source; the errors are those of its parts.
 
@@ -100,10 +65,13 @@ def run(options: RunOptions) -> Tally:
         source = stack.enter_context(open_source(options.source))
         lines = stack.enter_context(_open_lines(options.jsonl))
         fps = source.fps / options.every if source.fps else None
-        video = stack.enter_context(VideoWriter(options.save, fps)) if options.save else None
-        _introduce(recogniser, source, options)
         tally = Tally()
         stack.callback(_conclude, tally, options)
+        video = stack.enter_context(VideoWriter(options.save, fps)) if options.save else None
+        if recogniser.threshold is None:
+            click.echo(NO_THRESHOLD, err=True)
+        if not options.quiet:
+            introduce(recogniser, source, options.index_path)
         status = StatusLine(quiet=options.quiet)
         stack.callback(status.end)
         stack.enter_context(_ends_at_sigterm())
@@ -111,33 +79,11 @@ def run(options: RunOptions) -> Tally:
             recognition = recogniser(frame.image)
             tally.count(recognition)
             age = time.monotonic() - frame.captured
-            print_line(frame, recognition, age, lines)
+            write_line(frame, recognition, age, lines)
             if video is not None:
                 video.write(annotate(frame.image, recognition))
-            status.show(_status_text(tally, recognition, age))
+            status.show(status_text(tally, recognition, age))
     return tally
-
-
-def record(frame: Frame, recognition: Recognition, age: float) -> dict[str, Any]:
-    """The JSON object of one frame."""
-    return {
-        "frame": frame.number,
-        "time": None if frame.time is None else round(frame.time, _DIGITS),
-        "name": frame.name,
-        "age_ms": round(1000 * age, 1),
-        "status": recognition.status,
-        "label": recognition.label,
-        "similarity": round(recognition.similarity, _DIGITS),
-        "margin": None if recognition.margin is None else round(recognition.margin, _DIGITS),
-        "topk": [[label, round(similarity, _DIGITS)] for label, similarity in recognition.top],
-        "ms": {step: round(value, 2) for step, value in recognition.milliseconds.items()},
-    }
-
-
-def print_line(frame: Frame, recognition: Recognition, age: float, lines: TextIO) -> None:
-    """One JSON line, sent off at once: whoever reads it acts on it."""
-    lines.write(json.dumps(record(frame, recognition, age), ensure_ascii=False) + "\n")
-    lines.flush()
 
 
 def _chosen(source: Source, options: RunOptions) -> Iterator[Frame]:
@@ -154,7 +100,7 @@ def _chosen(source: Source, options: RunOptions) -> Iterator[Frame]:
 @contextlib.contextmanager
 def _open_lines(path: Path | None) -> Iterator[TextIO]:
     if path is None:
-        yield click.get_text_stream("stdout")
+        yield sys.stdout
         return
     try:
         stream = path.open("w", encoding="utf-8")
@@ -163,38 +109,6 @@ def _open_lines(path: Path | None) -> Iterator[TextIO]:
         raise InputError(message) from error
     with stream:
         yield stream
-
-
-def _introduce(recogniser: Recogniser, source: Source, options: RunOptions) -> None:
-    index, card = recogniser.index, recogniser.extractor.card
-    if recogniser.threshold is None:
-        click.echo(NO_THRESHOLD, err=True)
-    if options.quiet:
-        return
-    threshold = "none" if recogniser.threshold is None else f"{recogniser.threshold:.3f}"
-    size = f"{source.size[1]}x{source.size[0]}" if source.size else "sizes vary"
-    rate = f", {source.fps:.4g} frames per second" if source.fps else ""
-    newest = ", newest frame" if source.live else ""
-    click.echo(f"model   {card.spec.backbone} {card.numerics.value}, fingerprint {card.spec.fingerprint}", err=True)
-    click.echo(f"backend {recogniser.extractor.backend.name}", err=True)
-    click.echo(
-        f"index   {options.index_path}: {len(index)} items, {len(index.labels)} labels, threshold {threshold}", err=True
-    )
-    click.echo(f"source  {source.name}: {size}{rate}{newest}", err=True)
-
-
-NO_THRESHOLD = (
-    "warning: the index has fewer than two labels, so it cannot tell what is unknown: "
-    "every picture is a match; add labels, or set --threshold"
-)
-
-
-def _status_text(tally: Tally, recognition: Recognition, age: float) -> str:
-    describe = recognition.milliseconds["describe"]
-    return (
-        f"{tally.frames} frames, {tally.rate:.1f} per second, age {1000 * age:.0f} ms, describe {describe:.1f} ms | "
-        f"{recognition.label or 'unknown'} {recognition.similarity:.2f}"
-    )
 
 
 def _conclude(tally: Tally, options: RunOptions) -> None:

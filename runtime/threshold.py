@@ -43,14 +43,23 @@ def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float
     Raises:
         OptionError: `far` is not between 0 and 1.
     """
-    if not 0 < far < 1:
-        message = f"the share of false accepts must be between 0 and 1, got {far}"
-        raise OptionError(message)
+    check_far(far)
     names, label_n = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     if len(names) < 2:
         return None
     maxima = _impostor_maxima(descriptors_nd, label_n)
     return Threshold(float(np.quantile(maxima, 1 - far * _SAFETY)), far, len(maxima))
+
+
+def check_far(far: float) -> None:
+    """Refuse what is not a share.
+
+    Raises:
+        OptionError: `far` is not between 0 and 1.
+    """
+    if not 0 < far < 1:
+        message = f"the wanted share of false accepts (far) must be between 0 and 1, got {far}"
+        raise OptionError(message)
 
 
 def _impostor_maxima(descriptors_nd: Descriptors, label_n: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """A tiny model that tells colours apart, pictures for it, and an index of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from deepir.card import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelCard
-from deepir.image import Image
-from deepir.spec import ModelSpec
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deepir.card import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelCard
+from deepir.image import Image
+from deepir.runtime.cli import main as run_main
 from deepir.runtime.index_cli import main as index_main
+from deepir.spec import ModelSpec
 
 SIZE = 32
 DIM = 8
@@ -79,10 +80,49 @@ def write_picture(path: Path, image: Image) -> Path:
     return path
 
 
+def write_video(path: Path, images: Sequence[Image], fps: float = 10.0) -> Path:
+    height, width = images[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height))
+    for image in images:
+        writer.write(np.ascontiguousarray(image[:, :, ::-1]))
+    writer.release()
+    return path
+
+
 def unit_rows(rng: np.random.Generator, count: int, dim: int = DIM) -> NDArray[np.float32]:
     rows = rng.normal(size=(count, dim)).astype(np.float32)
     unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit
+
+
+@pytest.fixture(scope="session", name="make_card")
+def give_make_card() -> Callable[..., ModelCard]:
+    return make_card
+
+
+@pytest.fixture(scope="session", name="write_model")
+def give_write_model() -> Callable[..., Path]:
+    return write_model
+
+
+@pytest.fixture(scope="session", name="picture")
+def give_picture() -> Callable[..., Image]:
+    return picture
+
+
+@pytest.fixture(scope="session", name="write_picture")
+def give_write_picture() -> Callable[[Path, Image], Path]:
+    return write_picture
+
+
+@pytest.fixture(scope="session", name="unit_rows")
+def give_unit_rows() -> Callable[..., NDArray[np.float32]]:
+    return unit_rows
+
+
+@pytest.fixture(scope="session", name="write_video")
+def give_write_video() -> Callable[..., Path]:
+    return write_video
 
 
 @pytest.fixture
@@ -105,6 +145,11 @@ def catalogue(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 
 Command = Callable[..., Result]
+
+
+@pytest.fixture
+def deepir_run() -> Command:
+    return lambda *words: CliRunner().invoke(run_main, [str(word) for word in words])
 
 
 @pytest.fixture

@@ -1,0 +1,46 @@
+"""One step of training: AdamW under a one-cycle schedule, with clipped gradients."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from deepir.distill.epochs import Stateful
+
+_LARGEST_GRADIENT = 5.0
+_WARM_UP = 0.2
+
+
+class Optimisation:
+    """An optimiser with its schedule over all steps.
+
+    Args:
+        groups: Parameters with the peak learning rate of each group.
+        steps: How many steps there will be.
+    """
+
+    def __init__(
+        self, groups: Iterable[tuple[Iterable[nn.Parameter], float]], *, weight_decay: float, steps: int
+    ) -> None:
+        filled = [{"params": list(parameters), "lr": rate} for parameters, rate in groups]
+        filled = [group for group in filled if group["params"]]
+        self._parameters = [parameter for group in filled for parameter in group["params"]]
+        self._optimiser = torch.optim.AdamW(filled, weight_decay=weight_decay)
+        rates = [group["lr"] for group in filled]
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser, rates, total_steps=steps, pct_start=_WARM_UP
+        )
+
+    def step(self, loss: Tensor) -> float:
+        """Descend once along the gradient of a loss; gives its value."""
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
+        self._optimiser.step()
+        self._schedule.step()
+        return float(loss.detach())
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What a resumed training must get back."""
+        return {"optimiser": self._optimiser, "schedule": self._schedule}

@@ -1,0 +1,124 @@
+"""The demonstration: renders a shop and takes it through every deepir command, from photographs to live matches."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from render import ShopConfig, clear_shop, render_shop
+from report import write_report
+from report_facts import ReportFacts
+from table import build_rows, gap_closed, read_scores, text_table
+from walk_score import score_walk
+
+SHOP = ShopConfig(train_photos=8)
+RENDERING = "render the shop"
+LOSS = "--loss NormalizedSoftmaxLoss --miner none --per-label 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command as a user types it in the run folder, and the file that its stdout goes to."""
+
+    name: str
+    command: str
+    output: str = ""
+
+    @property
+    def shown(self) -> str:
+        return f"{self.command} > {self.output}" if self.output else self.command
+
+
+STEPS = (
+    Step(
+        "train the teacher",
+        "deepir-distill train shop/benchmark.json --trunk timm:resnet18@3 --size 128 --scales 0.5,1,1.5 --dim 128 "
+        f"{LOSS} --epochs 6 --lr 0.002 --seed {{seed}} -o teacher.safetensors",
+    ),
+    Step("score the teacher", "deepir-eval teacher.safetensors shop --json", "scores/teacher_x3.json"),
+    Step("score the teacher", "deepir-eval teacher.safetensors shop --scales 1 --json", "scores/teacher_x1.json"),
+    Step(
+        "train the student's trunk",
+        "deepir-distill train shop/benchmark.json --trunk timm:resnet10t@3 --size 128 --dim 128 "
+        f"{LOSS} --epochs 3 --lr 0.002 --seed {{seed}} -o student_start.safetensors",
+    ),
+    Step("score the student", "deepir-eval student_start.safetensors shop --json", "scores/student_start.json"),
+    Step(
+        "distil the student",
+        "deepir-distill teacher.safetensors --images shop/benchmark.json --student student_start.safetensors "
+        "--views 2 --epochs 3 --lr 0.001 --seed {seed} -o student.safetensors",
+    ),
+    Step("export and calibrate", "deepir-export student.safetensors --int8 --calib shop/train"),
+    Step("score the student", "deepir-eval student.onnx shop --json", "scores/student.json"),
+    Step("score the student", "deepir-eval student.int8.onnx shop --json", "scores/student_int8.json"),
+    Step("build the index", "deepir-index build shop.usearch shop/references --model student.int8.onnx"),
+    Step("build the index", "deepir-index info shop.usearch --json", "index.json"),
+    Step(
+        "run the video",
+        "deepir-run shop/walk.webm --index shop.usearch --save walk_annotated.webm",
+        "walk_results.jsonl",
+    ),
+)
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path), default=Path("runs/shop"))
+@click.option("--seed", type=int, default=SHOP.seed, show_default=True, help="Another shop, another training.")
+def main(out: Path, seed: int) -> None:
+    """Run the whole demonstration in the folder OUT (by default runs/shop)."""
+    (out / "scores").mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {RENDERING: _render(out / "shop", seed)}
+    commands: dict[str, str] = {}
+    for step in STEPS:
+        command = Step(step.name, step.command.format(seed=seed), step.output)
+        commands[step.name] = "\n".join(filter(None, [commands.get(step.name), command.shown]))
+        seconds[step.name] = seconds.get(step.name, 0.0) + _run(command, out)
+    threshold = json.loads((out / "index.json").read_text())["threshold"]
+    facts = ReportFacts(threshold=threshold, seed=seed, commands=commands)
+    report = write_report(out, seconds, facts)
+    rows = build_rows(read_scores(out / "scores"))
+    click.echo("")
+    click.echo(text_table(rows))
+    for key in ("student", "student_int8"):
+        click.echo(gap_closed(rows, key).line())
+    click.echo(score_walk(out / "shop" / "walk.jsonl", out / "walk_results.jsonl").line())
+    click.echo(
+        f"took {sum(seconds.values()):.0f} s; pictures and curves: {report}; video: {out / 'walk_annotated.webm'}"
+    )
+
+
+def _render(shop: Path, seed: int) -> float:
+    click.echo(f"== {RENDERING}", err=True)
+    started = time.monotonic()
+    if shop.exists():
+        clear_shop(shop)
+    render_shop(shop, ShopConfig(seed=seed, train_photos=SHOP.train_photos))
+    return time.monotonic() - started
+
+
+def _run(step: Step, folder: Path) -> float:
+    """Run a command in a folder; gives its seconds, and ends the demonstration when it fails."""
+    click.echo(f"\n== {step.name}\n$ {step.shown}", err=True)
+    started = time.monotonic()
+    code = _call(shlex.split(step.command), folder, step.output)
+    if code != 0:
+        click.echo(f"the demonstration stopped: this command ended with exit status {code}", err=True)
+        raise SystemExit(code)
+    return time.monotonic() - started
+
+
+def _call(words: Sequence[str], folder: Path, output: str) -> int:
+    tool = Path(sys.executable).with_name(words[0])
+    if not output:
+        return subprocess.run([tool, *words[1:]], cwd=folder, check=False).returncode  # noqa: S603 our own commands
+    with (folder / output).open("wb") as stream:
+        return subprocess.run([tool, *words[1:]], cwd=folder, stdout=stream, check=False).returncode  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()
