@@ -76,7 +76,6 @@ class Footer:
                 "labels": labels,
                 "views": [[key, numbers[label], name] for key, (label, name) in sorted(self.views.items())],
             },
-
         )
 
     @classmethod

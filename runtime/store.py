@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import importlib
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -42,7 +41,7 @@ class DescriptorStore:
         except (RuntimeError, ValueError) as error:
             message = f"usearch {usearch_version()} cannot read it ({error})"
             raise IndexFileError(message) from error
-        if index is None or index.ndim != dim or set(map(int, index.keys)) != keys:
+        if index is None or index.ndim != dim or set(index.keys[:].tolist()) != keys:
             message = "it holds other descriptors than its footer lists"
             raise IndexFileError(message)
         return cls(index)
@@ -81,4 +80,6 @@ def _load_usearch() -> ModuleType:
     # macOS and Windows have no such file, and no such trouble.
     with contextlib.suppress(OSError):
         ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
-    return importlib.import_module("usearch.index")
+    import usearch.index
+
+    return usearch.index

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cv2
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -22,12 +24,24 @@ RUN = "console run"
 END_OF_COMMAND = set("|&;<>()")
 
 
-def prepare_for_python(folder: Path) -> None:
-    """Put the files that the README's Python reads into the folder it runs in."""
+def prepare(folder: Path, pictures: Path) -> None:
+    """Put what the README's commands read into the folder they run in: photos, references and a video."""
+    shutil.copytree(pictures, folder / "photos")
+    shutil.copytree(pictures, folder / "references", ignore=shutil.ignore_patterns("[3-9].png"))
+    video = cv2.VideoWriter(str(folder / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 96))
+    for path in sorted((folder / "photos").glob("*/7.png")):
+        for _ in range(5):
+            video.write(cv2.resize(cv2.imread(str(path)), (96, 96)))
+    video.release()
 
 
-def prepare_for_console(folder: Path) -> None:
-    """Put the files that the README's `console run` blocks read into the folder they run in."""
+@pytest.fixture(scope="module")
+def shop(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's marked commands have run."""
+    folder = tmp_path_factory.mktemp("readme")
+    prepare(folder, pictures)
+    run_commands([command for block in BLOCKS if block.info == RUN for command in commands_of(block)], folder)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,9 @@ def any_path_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(click.Path, "convert", lambda self, value, param, context: Path(value))
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare_for_python(tmp_path)
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shop)
     run_python([block for block in BLOCKS if block.info == "python"])
 
 
@@ -144,9 +158,15 @@ def test_a_make_target_of_the_readme_exists(command: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_marked_commands_of_the_readme_run(tmp_path: Path) -> None:
-    prepare_for_console(tmp_path)
-    run_commands([command for block in BLOCKS if block.info == RUN for command in commands_of(block)], tmp_path)
+def test_the_marked_commands_of_the_readme_run(shop: Path) -> None:
+    assert {"student.int8.onnx", "shop.usearch"} <= {path.name for path in shop.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_robot_of_the_examples_runs(shop: Path) -> None:
+    words = [sys.executable, ROOT / "examples" / "robot.py", "walk.mp4", "shop.usearch"]
+    done = subprocess.run(words, cwd=shop, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def run_commands(commands: list[str], folder: Path) -> None:

@@ -79,7 +79,7 @@ def main(out: Path, seed: int) -> None:
         commands[step.name] = "\n".join(filter(None, [commands.get(step.name), command.shown]))
         seconds[step.name] = seconds.get(step.name, 0.0) + _run(command, out)
     threshold = json.loads((out / "index.json").read_text())["threshold"]
-    facts = ReportFacts(threshold=threshold, seed=seed, commands=commands)
+    facts = ReportFacts(threshold=threshold and threshold["value"], seed=seed, commands=commands)
     report = write_report(out, seconds, facts)
     rows = build_rows(read_scores(out / "scores"))
     click.echo("")

@@ -149,7 +149,7 @@ def test_pictures_that_judge_are_not_those_that_measure(pictures: Path) -> None:
 
 
 def test_a_handful_of_pictures_is_refused(pictures: Path) -> None:
-    with pytest.raises(InputError, match="at least 32 pictures.*got 8"):
+    with pytest.raises(InputError, match=r"at least 32 pictures.*got 8"):
         choose_images([pictures / "tea"])
 
 

@@ -82,7 +82,7 @@ def write_picture(path: Path, image: Image) -> Path:
 
 def write_video(path: Path, images: Sequence[Image], fps: float = 10.0) -> Path:
     height, width = images[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, (width, height))
     for image in images:
         writer.write(np.ascontiguousarray(image[:, :, ::-1]))
     writer.release()

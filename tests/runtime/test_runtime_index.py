@@ -147,12 +147,12 @@ def test_removing_an_unknown_label_lists_the_known_ones(
     empty: DescriptorIndex, rng: np.random.Generator, unit_rows: Rows
 ) -> None:
     fill(empty, unit_rows(rng, 2), ["cup", "plate"])
-    with pytest.raises(InputError, match="no label 'fork'.*cup, plate"):
+    with pytest.raises(InputError, match=r"no label 'fork'.*cup, plate"):
         empty.remove("fork")
 
 
 def test_descriptors_of_another_size_are_refused_with_both_sizes(empty: DescriptorIndex) -> None:
-    with pytest.raises(ShapeError, match="descriptors of 8 values, got 16.*another model"):
+    with pytest.raises(ShapeError, match=r"descriptors of 8 values, got 16.*another model"):
         empty.add("a", np.eye(16, dtype=np.float32)[:1], ["a.jpg"])
     with pytest.raises(ShapeError, match="descriptors of 8 values, got 16"):
         empty.search(np.eye(16, dtype=np.float32)[0], 1)

@@ -1,12 +1,12 @@
 """The file format: what was written comes back, and nothing else is believed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import deepir.runtime.index_file as module
 from deepir.errors import IndexFileError, InputError
 from deepir.runtime.index_file import Footer, ModelReference, backup_of, read_index, write_index
 from deepir.runtime.threshold import Threshold
@@ -103,7 +103,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path, m
     def disk_full(_from: Path, _to: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.shutil, "copyfile", disk_full)
+    monkeypatch.setattr(shutil, "copyfile", disk_full)
     with pytest.raises(OSError, match="No space left"):
         write_index(path, b"second", small_footer(2))
     assert bytes(read_index(path)[0]) == b"first"
