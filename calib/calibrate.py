@@ -10,13 +10,10 @@ from deepir.calib.gate import GateLimits, judge
 from deepir.calib.images import CalibrationSet
 from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card
 from deepir.calib.quantise import place, quantise
-from deepir.calib.ranges import Ranges, measure_ranges
+from deepir.calib.ranges import METHODS, Ranges, measure_ranges
 from deepir.card import GateVerdict, ModelCard, Numerics
 from deepir.errors import ModelError, OptionError
 from deepir.files import file_sha256
-
-METHODS = {"max": 100.0, "percentile-99.999": 99.999, "percentile-99.99": 99.99}
-"""Percentile of the magnitude that becomes the range, by the method's name, in the order of trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +70,7 @@ def calibrate(
     reference_nd = describe(proto, card.spec, images.judge)
     tried: list[Calibrated] = []
     for method in METHODS if config.method == "auto" else (config.method,):
-        ranges = measure_ranges(
-            proto, placement.tensors, lambda: prepared(images.measure, card.spec), percentile=METHODS[method]
-        )
+        ranges = measure_ranges(proto, placement.tensors, lambda: prepared(images.measure, card.spec), METHODS[method])
         quantised = quantise(proto, placement, ranges)
         verdict = judge(reference_nd, describe(quantised, card.spec, images.judge), config.limits)
         report(f"{method}: {verdict_text(verdict)}")

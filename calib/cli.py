@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from deepir.calib.calibrate import METHODS, CalibrationConfig, calibrate, calibration_record, read_fp32, verdict_text
+from deepir.calib.calibrate import CalibrationConfig, calibrate, calibration_record, read_fp32, verdict_text
 from deepir.calib.images import RECOMMENDED, choose_images
 from deepir.calib.onnx_file import write_onnx
 from deepir.calib.quantise import int8_share
+from deepir.calib.ranges import METHODS
 from deepir.errors import GateError, reports_errors
 from deepir.files import write_text
 

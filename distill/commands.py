@@ -115,7 +115,10 @@ def _paths(images: Sequence[LabelledImage]) -> list[Path]:
 
 
 def _picture_paths(source: Path) -> list[Path]:
-    return _paths(read_training_images(source)) if source.is_file() else list_images(source)
+    """Any pictures of a folder; where there is a benchmark.json only its `train` pictures, never those it scores."""
+    if source.is_file() or (source / "benchmark.json").is_file():
+        return _paths(read_training_images(source))
+    return list_images(source)
 
 
 def _check_output(out: Path) -> None:

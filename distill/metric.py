@@ -28,7 +28,7 @@ class MetricConfig:
 
     Attributes:
         loss, miner: Class names of pytorch_metric_learning; miner `none` uses every pair.
-        batch: Pictures a step, `per_label` of each label.
+        batch: Pictures a step, `per_label` of each label; at most all labels once.
         learning_rate: Peak of a one-cycle schedule of AdamW.
         freeze_norm: Leave batch-norm statistics as they are: for pretrained trunks and small batches.
     """
@@ -112,10 +112,12 @@ def _loader(
     model: Model, images: Sequence[LabelledImage], labels: Tensor, config: MetricConfig
 ) -> DataLoader[tuple[Tensor, int]]:
     samplers = need("pytorch_metric_learning.samplers")
-    length = max(len(images) // config.batch, 1) * config.batch
-    sampler = samplers.MPerClassSampler(labels.tolist(), config.per_label, config.batch, length)
+    # a batch takes each label once, so few labels make small batches
+    batch = min(config.batch, config.per_label * len(labels.unique()))
+    length = max(len(images) // batch, 1) * batch
+    sampler = samplers.MPerClassSampler(labels.tolist(), config.per_label, batch, length)
     pictures = Pictures([image.path for image in images], model.spec, config.augmentation)
-    return DataLoader(pictures, config.batch, sampler=sampler, drop_last=True, num_workers=config.workers)
+    return DataLoader(pictures, batch, sampler=sampler, drop_last=True, num_workers=config.workers)
 
 
 def _build_loss(name: str, *, classes: int, dim: int) -> nn.Module:

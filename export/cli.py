@@ -17,9 +17,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--int8", is_flag=True, help="Q/DQ nodes around every convolution, head in single; needs --calib.")
 @click.option("--calib", type=_FILE, multiple=True, help="Folder of pictures to calibrate with; repeatable.")
 @click.option("--images", type=_FILE, multiple=True, help="Folder of pictures to prove FP32 and FP16 with.")
-@click.option(
-    "--method", default="auto", help="How INT8 ranges are chosen: auto, max, percentile-99.999, percentile-99.99."
-)
+@click.option("--method", default="auto", help="How INT8 ranges are chosen, see deepir-calib --help.")
 @click.option("--strict", is_flag=True, help="Write no INT8 file and exit 6 when its gate fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files written as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No lines for people.")

@@ -18,7 +18,7 @@ from deepir.calib.gate import GateLimits, judge
 from deepir.calib.images import choose_images
 from deepir.calib.onnx_file import open_session, read_card, read_onnx, write_onnx
 from deepir.calib.quantise import int8_share, place, quantise
-from deepir.calib.ranges import measure_ranges
+from deepir.calib.ranges import METHODS, measure_ranges
 from deepir.card import Numerics
 from deepir.descriptors import normalise
 from deepir.distill.checkpoint import Model
@@ -69,8 +69,22 @@ def test_ranges_are_the_largest_magnitudes(master: Path) -> None:
 
 def test_a_percentile_range_is_smaller(master: Path) -> None:
     proto, _ = read_fp32(master)
-    range_99 = measure_ranges(proto, ["images"], lambda: [inputs()], percentile=99)["images"]
-    assert range_99 == pytest.approx(np.percentile(np.abs(inputs()), 99), rel=1e-5)
+    method = METHODS["percentile-99.99"]
+    found = measure_ranges(proto, ["images"], lambda: [inputs()], method)["images"]
+    assert found == pytest.approx(np.percentile(np.abs(inputs()), 99.99), rel=1e-5)
+
+
+def test_the_range_of_least_squares_clips_what_is_rare() -> None:
+    values = np.random.default_rng(0).normal(size=20000).astype(np.float32)
+    values[0] = 40
+    best = METHODS["mse"].of_batch(values)
+
+    def error(limit: float) -> float:
+        step = limit / 127
+        return float(np.mean((np.clip(np.rint(values / step), -127, 127) * step - values) ** 2))
+
+    assert best < 40
+    assert error(best) <= min(error(40), error(2))
 
 
 def test_the_codes_mean_the_weights_within_half_a_step(master: Path) -> None:
