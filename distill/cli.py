@@ -116,6 +116,7 @@ def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **o
 @click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
 @click.option("--size", help="The student's one size.  [default: the teacher's middle size]")
 @click.option("--views", type=int, help="Crops of each picture. [default: 4]")
+@click.option("--similarity-weight", type=float, help="Weight of in-batch similarities beside the cosine.")
 @click.option("--cache", type=_FILE, help="Folder of the teacher's descriptors.  [default: OUT.teacher]")
 @_trunk
 @_training

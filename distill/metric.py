@@ -74,12 +74,11 @@ def train_metric(
     network = device.place(model.network)
     loss = _build_loss(config.loss, classes=len(names), dim=model.spec.dim).to(device.name)
     miner = None if config.miner == "none" else _build("miners", config.miner)
-    loader = _loader(model, images, labels, config)
     rate = config.learning_rate
     optimisation = Optimisation(
         [(network.parameters(), rate), (loss.parameters(), rate * _PROXY_FACTOR)],
         weight_decay=config.weight_decay,
-        steps=config.epochs * len(loader),
+        steps=config.epochs * len(_loader(model, images, labels, config)),
     )
 
     def step(images_nchw: Tensor, labels_n: Tensor) -> float:
@@ -90,6 +89,8 @@ def train_metric(
 
     def train_epoch(_: int) -> Figures:
         set_training(network, freeze_norm=config.freeze_norm)
+        # made anew, because the sampler keeps an order of its own that a resumed training would not have
+        loader = _loader(model, images, labels, config)
         values = [step(*move(device, images_nchw, labels[numbers])) for images_nchw, numbers in loader]
         return {"loss": sum(values) / len(values)}
 

@@ -34,7 +34,8 @@ class DistilConfig:
         views: Crops of each picture, the whole one among them; teacher and student see the same crop.
         learning_rate: Peak of a one-cycle schedule for the trunk; the whitening layer learns `head_factor` faster.
         cosine_weight: Weight of 1 - cosine(student, teacher).
-        similarity_weight: Weight of the divergence between the two rows of in-batch similarities.
+        similarity_weight: Weight of the divergence between the two rows of in-batch similarities; while the student is
+            still far from its teacher a larger one outweighs the cosine and drives the two apart.
         temperature: Softness of those similarities.
         augmentation: What the student's view varies in beyond the crop; by default light, blur.
         freeze_norm: Leave batch-norm statistics as they are.
@@ -47,7 +48,7 @@ class DistilConfig:
     head_factor: float = 3.0
     weight_decay: float = 1e-5
     cosine_weight: float = 4.0
-    similarity_weight: float = 1.0
+    similarity_weight: float = 0.3
     temperature: float = 0.05
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(smallest_crop=0.8, light=0.3, perspective=0.0, blur=0.1)
@@ -104,6 +105,8 @@ def align_head(student: Model, views: Sequence[View], targets_nd: Descriptors) -
     gram = inputs.T @ inputs
     ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
     solution = np.linalg.solve(gram + ridge, inputs.T @ targets_nd).astype(np.float32)
+    # the L2 after it makes the layer's scale free: one at which a step of the optimiser is small against the weights
+    solution /= np.sqrt(np.mean(solution**2))
     student.network.whiten_with(Whitening(np.ascontiguousarray(solution[:-1].T), solution[-1]))
     return student
 

@@ -15,7 +15,7 @@ from deepir.errors import IndexFileError, IndexModelError, InputError, ShapeErro
 from deepir.files import file_sha256
 from deepir.runtime.index_file import Footer, ModelReference, read_index, unusable, write_index
 from deepir.runtime.store import DTYPE, DescriptorStore, usearch_version
-from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, fit_threshold
+from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, fit_threshold, threshold_from_unknown
 
 _MOST_EXACT = 20_000
 """Up to here comparing with every descriptor takes about a millisecond (field.md 6.4) and misses nothing."""
@@ -91,8 +91,12 @@ class DescriptorIndex:
 
     @property
     def threshold(self) -> Threshold | None:
-        """Where `match` begins; computed again after a change, None with fewer than two labels."""
-        if self._changed:
+        """Where `match` begins; None with fewer than two labels.
+
+        Computed again after a change when the stored views made it; one from unknown pictures stays.
+        """
+        from_unknown = self._threshold is not None and self._threshold.basis == "unknown"
+        if self._changed and not from_unknown:
             self.fit_threshold(self._footer.far)
         return self._threshold
 
@@ -174,6 +178,18 @@ class DescriptorIndex:
         self._threshold = fit_threshold(normalise(descriptors_nd), labels, far)
         self._footer = replace(self._footer, far=far)
         self._changed = False
+        return self._threshold
+
+    def fit_threshold_to_unknown(self, unknown_nd: Descriptors, far: float = FALSE_ACCEPTS) -> Threshold:
+        """Compute the threshold from descriptors of things that are not in the index, and keep it.
+
+        Raises:
+            ShapeError: Not descriptors of this index's size.
+            OptionError: `far` is not between 0 and 1, or nothing is known or given.
+        """
+        best = [hits[0].similarity for hits in self.search_many(unknown_nd, 1) if hits]
+        self._threshold = threshold_from_unknown(np.asarray(best, dtype=np.float32), far)
+        self._footer = replace(self._footer, far=far)
         return self._threshold
 
     def check_model(self, card: ModelCard) -> None:

@@ -9,7 +9,7 @@ import click
 
 from deepir.datasets import LabelledImage
 from deepir.errors import InputError, reports_errors
-from deepir.image import read_image
+from deepir.image import list_images, read_image
 from deepir.runtime.backend import DEVICES, Device
 from deepir.runtime.cli import threshold_option
 from deepir.runtime.enrol import enrol, find_labelled_images
@@ -21,6 +21,9 @@ from deepir.runtime.progress import progress_bar
 from deepir.runtime.recogniser import TOP_LABELS, Recogniser, find_model
 from deepir.runtime.run_report import NO_THRESHOLD
 from deepir.runtime.threshold import FALSE_ACCEPTS
+
+_ALIKE = 0.9
+"""A threshold from stored views above this means that some labels look nearly alike."""
 
 _FILE = click.Path(path_type=Path)
 _device = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
@@ -43,6 +46,7 @@ def main() -> None:
 @click.option("--model", type=_FILE, required=True, help="Written by deepir-export or deepir-calib.")
 @click.option("--label-pattern", metavar="REGEX", help="Take the label from the file name: the first group.")
 @click.option("--far", type=float, default=FALSE_ACCEPTS, help="Wanted share of unknowns taken for a label.")
+@click.option("--unknown", type=_FILE, help="Pictures of things that are not in DIR: they set the threshold.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be decoded.")
 @_device
 @reports_errors
@@ -52,6 +56,7 @@ def build(out: Path, folder: Path, model: Path, label_pattern: str | None, devic
     \b
     Example:
       deepir-index build shop.usearch products/ --model student.onnx
+      deepir-index build shop.usearch products/ --model student.onnx --unknown other/ --far 0.05
       deepir-index build shop.usearch flat/ --model student.onnx --label-pattern '^(.+?)__'
     """  # noqa: D301 click needs the character
     started = time.monotonic()
@@ -60,8 +65,12 @@ def build(out: Path, folder: Path, model: Path, label_pattern: str | None, devic
     with Extractor.open(model, device=device) as extractor:
         index = DescriptorIndex.create(extractor.card, model, far=options["far"])
         _enrol(index, extractor, images, skip_unreadable=options["skip_unreadable"])
+        if options["unknown"] is not None:
+            unknown_nd = extractor.describe_files(list_images(options["unknown"]))
+            index.fit_threshold_to_unknown(unknown_nd, options["far"])
     index.save(out)
     _report_written(out, index, started)
+    _hint_at_unknown(index)
     click.echo(f"next: deepir-run camera0 --index {out}", err=True)
 
 
@@ -178,3 +187,13 @@ def _check_target(out: Path) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def _hint_at_unknown(index: DescriptorIndex) -> None:
+    threshold = index.threshold
+    if threshold is not None and threshold.basis == "views" and threshold.value > _ALIKE:
+        click.echo(
+            f"warning: the threshold {threshold.value:.3f} is high because some labels look nearly alike, so much will "
+            "be unknown: give pictures of other things with --unknown DIR, or a value with deepir-run --threshold",
+            err=True,
+        )

@@ -31,9 +31,8 @@ def describe_index(facts: dict[str, Any]) -> str:
     model, threshold, labels = facts["model"], facts["threshold"], facts["labels"]
     limit = "none: fewer than two labels"
     if threshold is not None:
-        limit = (
-            f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {threshold['impostors']} views"
-        )
+        basis = "stored views" if threshold["basis"] == "views" else "pictures of unknown things"
+        limit = f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {threshold['impostors']} {basis}"
     lines = [
         f"index      {facts['path']} ({facts['bytes'] / 1e6:.2f} MB), generation {facts['generation']}",
         f"items      {facts['items']} of {len(labels)} labels, descriptors of {facts['dim']} values",

@@ -1,7 +1,8 @@
-"""The similarity below which an image is unknown, found without any unknown image."""
+"""The similarity below which an image is unknown: from pictures of unknown things, or from the stored views alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,15 @@ class Threshold:
     Attributes:
         value: Similarity, from -1 to 1.
         far: The wanted share of false accepts.
-        impostors: How many stored views were compared with those of other labels.
+        impostors: How many pictures were compared with what they do not show.
+        basis: `views` when those were stored views, compared with the other labels; `unknown` when they were pictures
+            of things that are not in the index.
     """
 
     value: float
     far: float
     impostors: int
+    basis: Literal["views", "unknown"] = "views"
 
 
 def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float = FALSE_ACCEPTS) -> Threshold | None:
@@ -49,6 +53,19 @@ def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float
         return None
     maxima = _impostor_maxima(descriptors_nd, label_n)
     return Threshold(float(np.quantile(maxima, 1 - far * _SAFETY)), far, len(maxima))
+
+
+def threshold_from_unknown(best_n: NDArray[np.float32], far: float = FALSE_ACCEPTS) -> Threshold:
+    """The (1 - far) quantile of the best similarity that pictures of unknown things reach.
+
+    Raises:
+        OptionError: `far` is not between 0 and 1, or there are no pictures.
+    """
+    check_far(far)
+    if not len(best_n):
+        message = "a threshold from unknown things needs at least one picture of them"
+        raise OptionError(message)
+    return Threshold(float(np.quantile(best_n, 1 - far)), far, len(best_n), "unknown")
 
 
 def check_far(far: float) -> None:

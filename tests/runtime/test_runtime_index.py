@@ -245,3 +245,13 @@ def test_the_threshold_follows_every_change(empty: DescriptorIndex, rng: np.rand
     assert empty.threshold.value == pytest.approx(alike, abs=HALF_PRECISION)
     empty.remove("b")
     assert empty.threshold is None
+
+
+def test_a_threshold_from_unknown_pictures_stays_when_items_are_added(
+    empty: DescriptorIndex, rng: np.random.Generator, unit_rows: Rows, tmp_path: Path
+) -> None:
+    empty.add("a", unit_rows(rng, 3), ["1", "2", "3"])
+    fitted = empty.fit_threshold_to_unknown(unit_rows(rng, 20), far=0.2)
+    empty.add("b", unit_rows(rng, 3), ["1", "2", "3"])
+    empty.save(tmp_path / "i.usearch")
+    assert DescriptorIndex.open(tmp_path / "i.usearch").threshold == fitted

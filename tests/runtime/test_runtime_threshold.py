@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import deepir.runtime.threshold as module
 from deepir.errors import OptionError
-from deepir.runtime.threshold import fit_threshold
+from deepir.runtime.threshold import fit_threshold, threshold_from_unknown
 
 Rows = Callable[..., NDArray[np.float32]]
 
@@ -76,3 +76,15 @@ def test_unknown_images_are_accepted_about_as_often_as_wished(rng: np.random.Gen
     assert threshold is not None
     accepted = float(np.mean((unknown_nd @ gallery_nd.T).max(axis=1) >= threshold.value))
     assert 0.01 < accepted < 0.1
+
+
+def test_unknown_pictures_set_the_threshold_that_was_asked_for() -> None:
+    best_n = np.linspace(0, 1, 101, dtype=np.float32)
+    threshold = threshold_from_unknown(best_n, far=0.1)
+    assert threshold.value == pytest.approx(0.9)
+    assert (threshold.impostors, threshold.basis) == (101, "unknown")
+
+
+def test_no_unknown_picture_sets_no_threshold() -> None:
+    with pytest.raises(OptionError, match="at least one picture"):
+        threshold_from_unknown(np.zeros(0, dtype=np.float32))
