@@ -200,13 +200,11 @@ def run(photos: Photos, trunks: Sequence[Trunk], out: Path, config: DistilConfig
 @click.option("--lr", type=float, default=3e-4)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/photos"))
 @reports_errors
-def main(
-    folder: Path, weights: Path, teacher: str, student: str, epochs: int, views: int, lr: float, out: Path
-) -> None:
+def main(folder: Path, weights: Path, out: Path, **options: Any) -> None:
     """Score teacher, student and INT8 student on real shop photographs."""
     out.mkdir(parents=True, exist_ok=True)
-    trunks = [load_trunk(weights, name) for name in (teacher, student)]
-    config = DistilConfig(epochs=epochs, views=views, batch=16, learning_rate=lr)
+    trunks = [load_trunk(weights, options[name]) for name in ("teacher", "student")]
+    config = DistilConfig(epochs=options["epochs"], views=options["views"], batch=16, learning_rate=options["lr"])
     run(read_photos(folder), trunks, out, config)
 
 

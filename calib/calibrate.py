@@ -1,27 +1,38 @@
 """Calibrate a model: ranges, Q/DQ nodes, and the verdict of the gate, method after method until one passes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deepir.calib.gate import GateLimits, judge
-from deepir.calib.images import CalibrationSet
-from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card
-from deepir.calib.quantise import place, quantise
+from deepir.calib.images import RECOMMENDED, CalibrationSet, choose_images
+from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card, write_onnx
+from deepir.calib.quantise import int8_share, place, quantise
 from deepir.calib.ranges import METHODS, Ranges, measure_ranges
 from deepir.card import GateVerdict, ModelCard, Numerics
-from deepir.errors import ModelError, OptionError
-from deepir.files import file_sha256
+from deepir.errors import GateError, ModelError, OptionError
+from deepir.files import file_sha256, write_text
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """How a model is calibrated; `auto` tries METHODS in order and keeps the first that passes, else the best."""
+    """How a model is calibrated.
+
+    Attributes:
+        method: `auto` tries METHODS in order and keeps the first that passes, else the best.
+        most: Pictures used, at most; `seed` says which.
+        strict: Write nothing when the gate fails.
+    """
 
     method: str = "auto"
     limits: GateLimits = field(default_factory=GateLimits)
+    most: int = 500
+    seed: int = 0
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
@@ -37,6 +48,33 @@ class Calibrated:
     method: str
     ranges: Ranges
     verdict: GateVerdict
+
+
+def calibrate_file(
+    model: Path, folders: Sequence[Path], out: Path, config: CalibrationConfig, report: Report
+) -> Calibrated:
+    """Write the INT8 form of an FP32 file, and the record of it as `OUT.calib.json`.
+
+    Raises:
+        InputError: Too few pictures, or one that cannot be read.
+        ModelError: Not an FP32 file of deepir.
+        GateError: The gate failed and the config is strict.
+    """
+    proto, card = read_fp32(model)
+    images = choose_images(folders, most=config.most, seed=config.seed)
+    report(f"INT8: ranges from {len(images.measure)} pictures, judged on {len(images.judge)} others")
+    if len(images.measure) + len(images.judge) < RECOMMENDED:
+        report(f"warning: fewer than {RECOMMENDED} pictures make the ranges uncertain")
+    result = calibrate(proto, card, images, config, report)
+    if not result.verdict.passed:
+        message = f"INT8 changes the descriptors too much: {verdict_text(result.verdict)}; try more varied pictures"
+        if config.strict:
+            raise GateError(message)
+        report(f"warning: {message}; the verdict is stored in the file")
+    report(f"{int8_share(result.proto):.0%} of the convolutions are INT8")
+    write_onnx(result.proto, out)
+    write_text(out.with_suffix(".calib.json"), calibration_record(result, images, model))
+    return result
 
 
 def read_fp32(path: Path) -> tuple[Any, ModelCard]:
@@ -58,7 +96,7 @@ def calibrate(
     card: ModelCard,
     images: CalibrationSet,
     config: CalibrationConfig,
-    report: Callable[[str], None] = lambda _: None,
+    report: Report = lambda _: None,
 ) -> Calibrated:
     """Quantise a model and judge it; see `CalibrationConfig` for which method wins.
 

@@ -174,7 +174,8 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         if not key.endswith("num_batches_tracked") and (key not in state or state[key].shape != value.shape)
     ]
     if missing:
-        message = f"{path} does not fit the trunk: {len(missing)} of {len(own)} tensors are missing, the first is {missing[0]}"
+        count = f"{len(missing)} of {len(own)}"
+        message = f"{path} does not fit the trunk: {count} tensors are missing, the first is {missing[0]}"
         raise InputError(message)
     with torch.no_grad():
         for key, value in own.items():

@@ -75,7 +75,9 @@ def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options
     for model in (teacher, student):
         device.place(model.network).eval()
     config = DistilConfig(
-        **_given(options, "epochs", "batch", "views", "learning_rate", "similarity_weight", "freeze_norm", "seed", "workers")
+        **_given(
+            options, "epochs", "batch", "views", "learning_rate", "similarity_weight", "freeze_norm", "seed", "workers"
+        )
     )
     if options["flip"]:
         config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, flip=True))

@@ -1,6 +1,6 @@
 """A robot's loop: look, recognise, act on what was seen for several frames in a row.
 
-    python examples/robot.py camera0 shop.usearch
+python examples/robot.py camera0 shop.usearch
 """
 
 import sys
@@ -36,4 +36,4 @@ if __name__ == "__main__":
     try:
         watch(*sys.argv[1:3])
     except DeepIRError as error:
-        raise SystemExit(f"error: {error}") from error
+        sys.exit(f"error: {error}")

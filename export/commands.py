@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepir.calib.calibrate import CalibrationConfig, calibrate, calibration_record, read_fp32, verdict_text
-from deepir.calib.images import choose_images
+from deepir.calib.calibrate import CalibrationConfig, calibrate_file, read_fp32
 from deepir.calib.onnx_file import write_onnx
-from deepir.calib.quantise import int8_share
 from deepir.card import Numerics
 from deepir.distill.checkpoint import load_model
-from deepir.errors import GateError, InputError
+from deepir.errors import InputError
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove
-from deepir.files import write_text
 from deepir.image import list_images
 
 Report = Callable[[str], None]
@@ -98,19 +95,9 @@ def _fp16(source: Path, master: Path, options: ExportOptions, report: Report) ->
 
 
 def _int8(master: Path, options: ExportOptions, report: Report) -> Path:
-    proto, card = read_fp32(master)
-    images = choose_images(options.pictures)
-    report(f"[3/3] INT8: ranges from {len(images.measure)} pictures, judged on {len(images.judge)} others")
-    result = calibrate(proto, card, images, CalibrationConfig(method=options.method), report)
-    if not result.verdict.passed:
-        message = f"INT8 changes the descriptors too much: {verdict_text(result.verdict)}"
-        if options.strict:
-            raise GateError(message)
-        report(f"warning: {message}; the verdict is stored in the file")
-    report(f"{int8_share(result.proto):.0%} of the convolutions are INT8")
     path = options.out / f"{master.stem}.int8.onnx"
-    write_onnx(result.proto, path)
-    write_text(path.with_suffix(".calib.json"), calibration_record(result, images, master))
+    config = CalibrationConfig(method=options.method, strict=options.strict)
+    calibrate_file(master, options.pictures, path, config, lambda line: report(f"[3/3] {line}"))
     return path
 
 

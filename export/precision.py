@@ -45,8 +45,10 @@ def to_fp16(proto: Any) -> Any:
 def _half(tensor: Any) -> Any:
     numpy_helper = need("onnx.numpy_helper")
     values = numpy_helper.to_array(tensor)
-    # limits of Clip are often the largest float, which in FP16 is its largest as well
-    halves = np.clip(values, -65504, 65504).astype(np.float16) if values.ndim == 0 else values.astype(np.float16)
+    # the limits of Clip are often the largest float, which becomes FP16's largest
+    bounded = np.clip(values, -65504, 65504) if values.ndim == 0 else values
+    with np.errstate(over="ignore"):
+        halves = bounded.astype(np.float16)
     if not np.isfinite(halves).all():
         message = (
             f"the weights {tensor.name} reach {np.abs(values).max():.3g}, beyond FP16's 65504: export FP32 or INT8"

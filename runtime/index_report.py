@@ -32,7 +32,9 @@ def describe_index(facts: dict[str, Any]) -> str:
     limit = "none: fewer than two labels"
     if threshold is not None:
         basis = "stored views" if threshold["basis"] == "views" else "pictures of unknown things"
-        limit = f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {threshold['impostors']} {basis}"
+        limit = (
+            f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {threshold['impostors']} {basis}"
+        )
     lines = [
         f"index      {facts['path']} ({facts['bytes'] / 1e6:.2f} MB), generation {facts['generation']}",
         f"items      {facts['items']} of {len(labels)} labels, descriptors of {facts['dim']} values",

@@ -10,7 +10,6 @@ from report_html import Html, section, tag
 
 TRAININGS = {
     "teacher": "teacher",
-    "student_start": "student, undistilled",
     "student": "student, distilled from the teacher",
 }
 STORY = (
@@ -18,8 +17,8 @@ STORY = (
     "past a shelf. The products of the test are not among those of the training.",
     "A teacher network was trained to give pictures of the same product similar descriptors. It looks at each "
     "picture at three resolutions and joins what it sees: better, and several times the work.",
-    "A small student network, which looks at each picture once, was trained the ordinary way (undistilled), and then "
-    "taught to give the teacher's descriptors (distilled).",
+    "A smaller student, which looks at each picture once, was cut out of the teacher's first stages (undistilled), and "
+    "then taught to give the teacher's descriptors (distilled).",
     "The student was exported to ONNX and quantised to INT8 with calibration pictures; both forms were scored on the "
     "same photographs as the teacher.",
     "The reference pictures became an index; every frame of the video was looked up in it, and named, or called "
@@ -84,7 +83,11 @@ def show_calibration(record: Mapping[str, Any]) -> Html:
             f"{verdict['cosine_mean']:.4f} on average and {verdict['cosine_min']:.4f} at worst; the same nearest "
             f"neighbour for {verdict['agreement']:.1%} of the pictures. Ranges chosen by {record['method']}.",
         ),
-        *([] if verdict["passed"] else [tag("p", "It should not be put on a device as it is.", class_="bad")]),
+        *(
+            []
+            if verdict["passed"]
+            else [tag("p", "Look at the scores below before it is put on a device.", class_="bad")]
+        ),
     )
 
 
