@@ -11,9 +11,10 @@ from deepir.calib.images import RECOMMENDED, CalibrationSet, choose_images
 from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card, write_onnx
 from deepir.calib.quantise import int8_share, place, quantise
 from deepir.calib.ranges import METHODS, Ranges, measure_ranges
-from deepir.card import GateVerdict, ModelCard, Numerics
+from deepir.card import GateVerdict, ModelCard
 from deepir.errors import GateError, ModelError, OptionError
 from deepir.files import file_sha256, write_text
+from deepir.spec import Numerics
 
 Report = Callable[[str], None]
 

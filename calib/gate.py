@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepir.card import GateVerdict
 from deepir.descriptors import Descriptors
@@ -39,7 +40,8 @@ def judge(reference_nd: Descriptors, candidate_nd: Descriptors, limits: GateLimi
     return GateVerdict(passed, round(low, 6), round(mean, 6), round(agreement, 4), len(cosines))
 
 
-def _nearest(queries_nd: Descriptors, database_nd: Descriptors) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _nearest(queries_nd: Descriptors, database_nd: Descriptors) -> NDArray[np.intp]:
     similarity = queries_nd @ database_nd.T
     np.fill_diagonal(similarity, -np.inf)
-    return similarity.argmax(axis=1)
+    nearest: NDArray[np.intp] = similarity.argmax(axis=1)
+    return nearest

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ def _downloaded(build: Callable[[], nn.Module], network: str) -> nn.Module:
         raise InputError(message) from error
 
 
-def _cut_before_pooling(model: nn.Module, stage: str) -> nn.Module:
+def _cut_before_pooling(model: Any, stage: str) -> nn.Module:
     """Models of timm have forward_features, those of torchvision `features` or an end of avgpool and fc."""
     if stage:
         options = {"indices": [int(stage)], "intermediates_only": True, "stop_early": True}

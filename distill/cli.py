@@ -2,14 +2,16 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from deepir.errors import reports_errors
 
 _FILE = click.Path(path_type=Path)
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _StudentByDefault(click.Group):
@@ -32,8 +34,8 @@ def main() -> None:
     """
 
 
-def _option_group(*options: Any) -> Any:
-    def decorate(command: Any) -> Any:
+def _option_group(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    def decorate(command: _F) -> _F:
         for option in reversed(options):
             command = option(command)
         return command

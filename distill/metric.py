@@ -114,7 +114,7 @@ def _loader(
 ) -> DataLoader[tuple[Tensor, int]]:
     samplers = need("pytorch_metric_learning.samplers")
     # a batch takes each label once, so few labels make small batches
-    batch = min(config.batch, config.per_label * len(labels.unique()))
+    batch = min(config.batch, config.per_label * len(set(labels.tolist())))
     length = max(len(images) // batch, 1) * batch
     sampler = samplers.MPerClassSampler(labels.tolist(), config.per_label, batch, length)
     pictures = Pictures([image.path for image in images], model.spec, config.augmentation)

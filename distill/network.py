@@ -12,7 +12,7 @@ from deepir.regions import image_regions, region_windows
 
 def normalise(vectors: Tensor) -> Tensor:
     """Scale along the last axis to length 1, as `deepir.descriptors.normalise` does."""
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / lengths.clamp(min=LENGTH_FLOOR)
 
 

@@ -22,11 +22,13 @@ class Optimisation:
     def __init__(
         self, groups: Iterable[tuple[Iterable[nn.Parameter], float]], *, weight_decay: float, steps: int
     ) -> None:
-        filled = [{"params": list(parameters), "lr": rate} for parameters, rate in groups]
-        filled = [group for group in filled if group["params"]]
-        self._parameters = [parameter for group in filled for parameter in group["params"]]
-        self._optimiser = torch.optim.AdamW(filled, weight_decay=weight_decay)
-        rates = [group["lr"] for group in filled]
+        filled = [(list(parameters), rate) for parameters, rate in groups]
+        filled = [(parameters, rate) for parameters, rate in filled if parameters]
+        self._parameters = [parameter for parameters, _ in filled for parameter in parameters]
+        self._optimiser = torch.optim.AdamW(
+            [{"params": parameters, "lr": rate} for parameters, rate in filled], weight_decay=weight_decay
+        )
+        rates = [rate for _, rate in filled]
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser, rates, total_steps=steps, pct_start=_WARM_UP
         )
@@ -34,7 +36,7 @@ class Optimisation:
     def step(self, loss: Tensor) -> float:
         """Descend once along the gradient of a loss; gives its value."""
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._parameters, _LARGEST_GRADIENT)
         self._optimiser.step()
         self._schedule.step()

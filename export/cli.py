@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from deepir.card import Numerics
 from deepir.errors import OptionError, reports_errors
+from deepir.spec import Numerics
 
 _FILE = click.Path(path_type=Path)
 

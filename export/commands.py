@@ -9,13 +9,13 @@ from typing import Any
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate_file, read_fp32
 from deepir.calib.onnx_file import write_onnx
-from deepir.card import Numerics
 from deepir.distill.checkpoint import load_model
 from deepir.errors import InputError
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove
 from deepir.image import list_images
+from deepir.spec import Numerics
 
 Report = Callable[[str], None]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from deepir.errors import reports_errors
+from deepir.runtime.backend import DEVICES, Device
 
 _FILE = click.Path(path_type=Path)
 
@@ -15,10 +16,12 @@ _FILE = click.Path(path_type=Path)
 @click.argument("dataset", type=_FILE)
 @click.option("--set", "sets", multiple=True, help="Only this set of the dataset; repeatable.")
 @click.option("--scales", help="Score a checkpoint at other resolutions: factors (0.5,1,1.5) or sizes (160,320,480).")
-@click.option("--device", default="auto", help="For .onnx files: auto, cpu, cuda.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where an .onnx file runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, rankings included.")
 @reports_errors
-def main(model: Path, dataset: Path, sets: tuple[str, ...], scales: str | None, device: str, *, as_json: bool) -> None:
+def main(
+    model: Path, dataset: Path, sets: tuple[str, ...], scales: str | None, device: Device, *, as_json: bool
+) -> None:
     r"""Score MODEL (.safetensors or .onnx) on DATASET (a benchmark.json, its folder, or a folder for each label).
 
     \b

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from deepir.card import ModelCard, Numerics
+from deepir.card import ModelCard
 from deepir.datasets import RetrievalSet, read_retrieval_sets
 from deepir.descriptors import Descriptors, similarities
 from deepir.distill.checkpoint import Model, load_model
 from deepir.distill.describe import describe
 from deepir.errors import InputError, OptionError
 from deepir.image import Image, read_image
+from deepir.runtime.backend import Device
 from deepir.runtime.extractor import Extractor
 from deepir.score import Scores, rank, score
-from deepir.spec import parse_scales
+from deepir.spec import Numerics, parse_scales
 
 _BATCH = 16
 _TIMED_RUNS = 15
@@ -42,7 +43,7 @@ class Subject:
     parameters: int | None
 
 
-def open_subject(path: Path, *, device: str = "auto") -> Subject:
+def open_subject(path: Path, *, device: Device = "auto") -> Subject:
     """Open a checkpoint with torch, an .onnx file with ONNX Runtime.
 
     Raises:

@@ -148,7 +148,7 @@ def _append_head(graph: Any, model: Model, windows: Windows) -> None:
     graph.node.extend(nodes)
     graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
     del graph.output[:]
-    shape = ["batch", model.network.whitening.out_features if layer is not None else model.spec.channels]
+    shape = ["batch", model.spec.channels if layer is None else layer.out_features]
     graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, shape))
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from deepir.calib.onnx_file import read_card, write_card
-from deepir.card import INPUT_NAME, ModelCard, Numerics
+from deepir.card import INPUT_NAME, ModelCard
 from deepir.errors import ModelError
 from deepir.export.graph import POOL_OPERATOR, REGIONS_NAME
 from deepir.optional import need
+from deepir.spec import Numerics
 
 
 def to_fp16(proto: Any) -> Any:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -16,8 +16,33 @@ from report_facts import ReportFacts
 from table import build_rows, gap_closed, read_scores, text_table
 from walk_score import score_walk
 
-SHOP = ShopConfig(train_photos=8)
 RENDERING = "render the shop"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much the demonstration does."""
+
+    shop: ShopConfig
+    teacher_epochs: int
+    student_epochs: int
+
+
+FULL = Scale(ShopConfig(train_photos=8), teacher_epochs=7, student_epochs=3)
+QUICK = Scale(
+    ShopConfig(
+        train_products=12,
+        test_products=6,
+        distractor_products=4,
+        unknown_products=4,
+        walk_products=4,
+        train_photos=4,
+        query_photos=2,
+        frames=48,
+    ),
+    teacher_epochs=1,
+    student_epochs=1,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +62,7 @@ STEPS = (
     Step(
         "train the teacher",
         "deepir-distill train shop --trunk timm:resnet10t@3 --size 112 --scales 0.5,1,1.5 --dim 128 --power 0.5 "
-        "--loss NormalizedSoftmaxLoss --miner none --per-label 1 --epochs 7 --lr 0.003 --seed {seed} "
+        "--loss NormalizedSoftmaxLoss --miner none --per-label 1 --epochs {teacher_epochs} --lr 0.003 --seed {seed} "
         "-o teacher.safetensors",
     ),
     Step("score the teacher", "deepir-eval teacher.safetensors shop --json", "scores/teacher_x3.json"),
@@ -52,7 +77,7 @@ STEPS = (
     Step(
         "distil the student",
         "deepir-distill teacher.safetensors --images shop --student student_start.safetensors --train-norm "
-        "--views 2 --epochs 3 --lr 0.001 --seed {seed} -o student.safetensors",
+        "--views 2 --epochs {student_epochs} --lr 0.001 --seed {seed} -o student.safetensors",
     ),
     Step("export and calibrate", "deepir-export student.safetensors --int8 --calib shop/train"),
     Step("score the student", "deepir-eval student.onnx shop --json", "scores/student.json"),
@@ -73,22 +98,28 @@ STEPS = (
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path), default=Path("runs/shop"))
-@click.option("--seed", type=int, default=SHOP.seed, show_default=True, help="Another shop, another training.")
-def main(out: Path, seed: int) -> None:
+@click.option("--seed", type=int, default=0, show_default=True, help="Another shop, another training.")
+@click.option("--quick", is_flag=True, help="A tenth of the work: shows that everything runs, proves nothing.")
+def main(out: Path, seed: int, *, quick: bool) -> None:
     """Run the whole demonstration in the folder OUT (by default runs/shop)."""
+    scale = QUICK if quick else FULL
     (out / "scores").mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {RENDERING: _render(out / "shop", seed)}
+    seconds = {RENDERING: _render(out / "shop", replace(scale.shop, seed=seed))}
     commands: dict[str, str] = {}
+    epochs = {"teacher_epochs": scale.teacher_epochs, "student_epochs": scale.student_epochs}
     for step in STEPS:
-        command = Step(step.name, step.command.format(seed=seed), step.output)
+        command = replace(step, command=step.command.format(seed=seed, **epochs))
         commands[step.name] = "\n".join(filter(None, [commands.get(step.name), command.shown]))
         seconds[step.name] = seconds.get(step.name, 0.0) + _run(command, out)
+    _conclude(out, seconds, commands, seed)
+
+
+def _conclude(out: Path, seconds: dict[str, float], commands: dict[str, str], seed: int) -> None:
+    """Write the report, print the table."""
     threshold = json.loads((out / "index.json").read_text())["threshold"]
-    facts = ReportFacts(threshold=threshold and threshold["value"], seed=seed, commands=commands)
-    report = write_report(out, seconds, facts)
+    report = write_report(out, seconds, ReportFacts(threshold=threshold["value"], seed=seed, commands=commands))
     rows = build_rows(read_scores(out / "scores"))
-    click.echo("")
-    click.echo(text_table(rows))
+    click.echo(f"\n{text_table(rows)}")
     for key in ("student", "student_int8"):
         click.echo(gap_closed(rows, key).line())
     click.echo(score_walk(out / "shop" / "walk.jsonl", out / "walk_results.jsonl").line())
@@ -97,12 +128,12 @@ def main(out: Path, seed: int) -> None:
     )
 
 
-def _render(shop: Path, seed: int) -> float:
+def _render(shop: Path, config: ShopConfig) -> float:
     click.echo(f"== {RENDERING}", err=True)
     started = time.monotonic()
     if shop.exists():
         clear_shop(shop)
-    render_shop(shop, ShopConfig(seed=seed, train_photos=SHOP.train_photos))
+    render_shop(shop, config)
     return time.monotonic() - started
 
 
