@@ -3,10 +3,10 @@
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from deepir.errors import InputError
 from deepir.files import replacing, write_text
 
 Figures = dict[str, float]
+
+_T = TypeVar("_T")
+_HEARTBEAT_SECONDS = 10.0
 
 
 class Stateful(Protocol):
@@ -78,6 +81,16 @@ def run_epochs(
         progress.report(f"stopped after epoch {len(rows)} of {epochs}; resume with: {progress.command}")
         raise
     progress.state_path.unlink(missing_ok=True)
+
+
+def watched(batches: Iterable[_T], count: int, report: Callable[[str], None]) -> Iterator[_T]:
+    """Pass batches on; in a long epoch say every ten seconds how far it is."""
+    said = time.monotonic()
+    for number, batch in enumerate(batches):
+        yield batch
+        if time.monotonic() - said > _HEARTBEAT_SECONDS:
+            said = time.monotonic()
+            report(f"batch {number + 1}/{count}")
 
 
 def seed_everything(seed: int) -> None:

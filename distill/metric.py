@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from deepir.datasets import LabelledImage
 from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device, move
-from deepir.distill.epochs import Figures, Progress, run_epochs, seed_everything
+from deepir.distill.epochs import Figures, Progress, run_epochs, seed_everything, watched
 from deepir.distill.optimise import Optimisation
 from deepir.distill.pictures import Augmentation, Pictures
 from deepir.errors import InputError, OptionError
@@ -91,7 +91,8 @@ def train_metric(
         set_training(network, freeze_norm=config.freeze_norm)
         # made anew, because the sampler keeps an order of its own that a resumed training would not have
         loader = _loader(model, images, labels, config)
-        values = [step(*move(device, images_nchw, labels[numbers])) for images_nchw, numbers in loader]
+        batches = watched(loader, len(loader), progress.report)
+        values = [step(*move(device, images_nchw, labels[numbers])) for images_nchw, numbers in batches]
         return {"loss": sum(values) / len(values)}
 
     parts = {"network": network, "loss": loss, **optimisation.parts}

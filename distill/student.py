@@ -14,7 +14,7 @@ from deepir.descriptors import Descriptors, Whitening
 from deepir.distill.checkpoint import Model
 from deepir.distill.describe import in_batches, region_vectors
 from deepir.distill.device import Device, move
-from deepir.distill.epochs import Figures, Progress, run_epochs
+from deepir.distill.epochs import Figures, Progress, run_epochs, watched
 from deepir.distill.metric import set_training
 from deepir.distill.optimise import Optimisation
 from deepir.distill.pictures import Augmentation, vary
@@ -162,7 +162,8 @@ def distil(
 
     def train_epoch(_: int) -> Figures:
         set_training(network, freeze_norm=config.freeze_norm)
-        losses, cosines = zip(*(step(*move(device, images, targets)) for images, targets in loader), strict=True)
+        batches = watched(loader, len(loader), progress.report)
+        losses, cosines = zip(*(step(*move(device, images, targets)) for images, targets in batches), strict=True)
         return {"loss": sum(losses) / len(losses), "cosine": sum(cosines) / len(cosines)}
 
     run_epochs(
