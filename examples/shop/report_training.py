@@ -10,6 +10,7 @@ from report_html import Html, section, tag
 
 TRAININGS = {
     "teacher": "teacher",
+    "student_start": "student, undistilled",
     "student": "student, distilled from the teacher",
 }
 STORY = (
@@ -17,8 +18,8 @@ STORY = (
     "past a shelf. The products of the test are not among those of the training.",
     "A teacher network was trained to give pictures of the same product similar descriptors. It looks at each "
     "picture at three resolutions and joins what it sees: better, and several times the work.",
-    "A smaller student, which looks at each picture once, was cut out of the teacher's first stages (undistilled), and "
-    "then taught to give the teacher's descriptors (distilled).",
+    "A smaller student, which looks at each picture once, was trained on the same labels (undistilled), and then taught "
+    "to give the teacher's descriptors (distilled).",
     "The student was exported to ONNX and quantised to INT8 with calibration pictures; both forms were scored on the "
     "same photographs as the teacher.",
     "The reference pictures became an index; every frame of the video was looked up in it, and named, or called "

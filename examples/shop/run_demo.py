@@ -67,11 +67,11 @@ STEPS = (
     ),
     Step("score the teacher", "deepir-eval teacher.safetensors shop --json", "scores/teacher_x3.json"),
     Step("score the teacher", "deepir-eval teacher.safetensors shop --scales 1 --json", "scores/teacher_x1.json"),
-    # the student starts as the first two of the teacher's three stages, with a whitening of its own
     Step(
-        "cut the student",
-        "deepir-distill train shop --trunk timm:resnet10t@2 --weights teacher.safetensors --size 112 --dim 128 "
-        "--power 0.5 --epochs 0 -o student_start.safetensors",
+        "train the student on labels",
+        "deepir-distill train shop --trunk timm:resnet10t@2 --size 112 --dim 128 --power 0.5 "
+        "--loss NormalizedSoftmaxLoss --miner none --per-label 1 --epochs {student_epochs} --lr 0.003 --seed {seed} "
+        "-o student_start.safetensors",
     ),
     Step("score the student", "deepir-eval student_start.safetensors shop --json", "scores/student_start.json"),
     Step(
