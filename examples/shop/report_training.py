@@ -18,7 +18,7 @@ STORY = (
     "past a shelf. The products of the test are not among those of the training.",
     "A teacher network was trained to give pictures of the same product similar descriptors. It looks at each "
     "picture at three resolutions and joins what it sees: better, and several times the work.",
-    "A smaller student, which looks at each picture once, was trained on the same labels (undistilled), and then taught "
+    "A smaller student, which looks at each picture once, was trained on the same labels (undistilled), then taught "
     "to give the teacher's descriptors (distilled).",
     "The student was exported to ONNX and quantised to INT8 with calibration pictures; both forms were scored on the "
     "same photographs as the teacher.",
@@ -87,7 +87,7 @@ def show_calibration(record: Mapping[str, Any]) -> Html:
         *(
             []
             if verdict["passed"]
-            else [tag("p", "Look at the scores below before it is put on a device.", class_="bad")]
+            else [tag("p", "Compare its scores with those of the FP32 student, above, before it goes to a device.", class_="bad")]
         ),
     )
 
