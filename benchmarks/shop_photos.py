@@ -10,12 +10,13 @@ distillation and calibration see `train` alone; the scored photographs are seen 
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
+import torch
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32, verdict_text
 from deepir.calib.images import CalibrationSet
@@ -62,9 +63,21 @@ def read_photos(folder: Path) -> Photos:
     return Photos(source, [image.path for image in read_training_images(source)], read_retrieval_sets(source))
 
 
+class HalfTrunk(torch.nn.Module):
+    """A frozen trunk that computes in bfloat16: four times as fast on processors with AMX."""
+
+    def __init__(self, trunk: torch.nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.trunk(images).float()
+
+
 def load_trunk(weights: Path, name: str) -> Trunk:
     module, spec = _load_archs(weights).build(name)
-    return wrap_module(name, module, tuple(spec["mean"]), tuple(spec["std"]))
+    return wrap_module(name, DEVICE.place(module), tuple(spec["mean"]), tuple(spec["std"]))
 
 
 def _load_archs(weights: Path) -> ModuleType:
@@ -197,13 +210,16 @@ def run(photos: Photos, trunks: Sequence[Trunk], out: Path, config: DistilConfig
 @click.option("--student", default="mobilenetv2_mxnet_bn", help="A trunk of archs.py.")
 @click.option("--epochs", type=int, default=4)
 @click.option("--views", type=int, default=3)
-@click.option("--lr", type=float, default=3e-4)
+@click.option("--lr", type=float, default=2e-4)
+@click.option("--mixed", is_flag=True, help="The teacher computes in bfloat16.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/photos"))
 @reports_errors
 def main(folder: Path, weights: Path, out: Path, **options: Any) -> None:
     """Score teacher, student and INT8 student on real shop photographs."""
     out.mkdir(parents=True, exist_ok=True)
     trunks = [load_trunk(weights, options[name]) for name in ("teacher", "student")]
+    if options["mixed"]:
+        trunks[0] = replace(trunks[0], module=HalfTrunk(trunks[0].module))
     config = DistilConfig(epochs=options["epochs"], views=options["views"], batch=16, learning_rate=options["lr"])
     run(read_photos(folder), trunks, out, config)
 

@@ -15,7 +15,7 @@ from deepir.image import Image, prepare, read_image
 from deepir.spec import Size
 
 _T = TypeVar("_T")
-_BATCH = 16
+_BATCH = 8
 
 
 def describe(model: Model, images: Sequence[Image]) -> Descriptors:

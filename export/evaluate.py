@@ -21,7 +21,7 @@ from deepir.runtime.extractor import Extractor
 from deepir.score import Scores, rank, score
 from deepir.spec import Numerics, parse_scales
 
-_BATCH = 16
+_BATCH = 8
 _TIMED_RUNS = 15
 _RANKED = 10
 

@@ -87,7 +87,13 @@ def show_calibration(record: Mapping[str, Any]) -> Html:
         *(
             []
             if verdict["passed"]
-            else [tag("p", "Compare its scores with those of the FP32 student, above, before it goes to a device.", class_="bad")]
+            else [
+                tag(
+                    "p",
+                    "Compare its scores with those of the FP32 student, above, before it goes to a device.",
+                    class_="bad",
+                )
+            ]
         ),
     )
 
