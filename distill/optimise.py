@@ -9,6 +9,8 @@ from deepir.distill.epochs import Stateful
 
 _LARGEST_GRADIENT = 5.0
 _WARM_UP = 0.2
+_SHORTEST_SCHEDULE = 10
+"""With fewer steps torch's one-cycle schedule divides by zero."""
 
 
 class Optimisation:
@@ -30,7 +32,7 @@ class Optimisation:
         )
         rates = [rate for _, rate in filled]
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser, rates, total_steps=steps, pct_start=_WARM_UP
+            self._optimiser, rates, total_steps=max(steps, _SHORTEST_SCHEDULE), pct_start=_WARM_UP
         )
 
     def step(self, loss: Tensor) -> float:
