@@ -4,7 +4,8 @@
 
 PHOTOS holds benchmark.json and its pictures, WEIGHTS holds archs.py (`build(name) -> (module, spec)`) and its files.
 Whitening is fitted on `train` and the reference pictures with equal weight, since an index knows its references;
-distillation and calibration see `train` alone; the scored photographs are seen by nothing.
+distillation and calibration see `train` alone; the scored photographs are seen by nothing. Run again with the same OUT
+it goes on from the models, the scores and the teacher's descriptors that lie there.
 """
 
 import importlib.util
@@ -23,7 +24,7 @@ from deepir.calib.images import CalibrationSet
 from deepir.calib.onnx_file import write_onnx
 from deepir.datasets import RetrievalSet, read_retrieval_sets, read_training_images
 from deepir.distill.backbone import Trunk, wrap_module
-from deepir.distill.checkpoint import Model, new_model, save_model
+from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
 from deepir.distill.student import DistilConfig, align_head, distil, training_views
@@ -91,9 +92,12 @@ def _load_archs(weights: Path) -> ModuleType:
     return archs
 
 
-def whitened(trunk: Trunk, sizes: tuple[tuple[int, int], ...], photos: Photos) -> Model:
-    model = new_model(trunk, sizes=sizes)
-    return whiten(model, [photos.train, photos.references], dim=DIM, power=POWER, report=_say)
+def whitened(trunk: Trunk, sizes: tuple[tuple[int, int], ...], photos: Photos, path: Path) -> Model:
+    """The whitened model; one that an earlier run left at `path` is taken as it is."""
+    if not path.exists():
+        model = new_model(trunk, sizes=sizes)
+        save_model(whiten(model, [photos.train, photos.references], dim=DIM, power=POWER, report=_say), path)
+    return load_model(path, trunk.module)
 
 
 def distilled(student: Model, teacher: Model, photos: Photos, out: Path, config: DistilConfig) -> Model:
@@ -104,14 +108,14 @@ def distilled(student: Model, teacher: Model, photos: Photos, out: Path, config:
 
 
 def exported(student: Model, photos: Photos, out: Path) -> tuple[Path, Path]:
-    """The FP32 and the INT8 file; a quarter of `train` judges the ranges that the rest fixed."""
+    """The FP32 and the INT8 file; half of `train` fixes the ranges, another quarter judges them."""
     proto = build_onnx(student)
     _say(f"ONNX Runtime against torch: {prove(proto, student, photos.train, FP32_TOLERANCE)}")
     fp32, int8 = out / "student.onnx", out / "student.int8.onnx"
     write_onnx(proto, fp32)
     proto, card = read_fp32(fp32)
     images = CalibrationSet(
-        tuple(path for number, path in enumerate(photos.train) if number % 4),
+        tuple(photos.train[1::2]),
         tuple(photos.train[::4]),
     )
     result = calibrate(proto, card, images, CalibrationConfig(), _say)
@@ -138,8 +142,10 @@ def recall_through_the_index(model: Path, photos: Photos, out: Path) -> float:
 def score_all(subjects: dict[str, Subject], photos: Photos, out: Path) -> dict[str, dict[str, Any]]:
     results = {}
     for name, subject in subjects.items():
-        results[name] = evaluate(subject, photos.source, SETS)
-        (out / f"{name}.json").write_text(json.dumps(results[name]), encoding="utf-8")
+        path = out / f"{name} {subject.card.spec.fingerprint}.json"
+        if not path.exists():
+            path.write_text(json.dumps(evaluate(subject, photos.source, SETS)), encoding="utf-8")
+        results[name] = json.loads(path.read_text(encoding="utf-8"))
         _say(f"{name}: " + ", ".join(f"{key} {value['mean_ap']:.4f}" for key, value in results[name]["sets"].items()))
     return results
 
@@ -182,11 +188,9 @@ def _say(line: str) -> None:
 
 
 def run(photos: Photos, trunks: Sequence[Trunk], out: Path, config: DistilConfig) -> None:
-    teacher = whitened(trunks[0], TEACHER_SIZES, photos)
-    save_model(teacher, out / "teacher.safetensors")
+    teacher = whitened(trunks[0], TEACHER_SIZES, photos, out / "teacher.safetensors")
     single = Model(teacher.network, teacher.spec.at_sizes(((SIZE, SIZE),)))
-    start = whitened(trunks[1], ((SIZE, SIZE),), photos)
-    save_model(start, out / "student_start.safetensors")
+    start = whitened(trunks[1], ((SIZE, SIZE),), photos, out / "student_start.safetensors")
     subjects = {
         "teacher x3": subject_of_model(out / "teacher.safetensors", teacher),
         "teacher x1": subject_of_model(out / "teacher.safetensors", single),
