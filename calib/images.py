@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepir.datasets import read_picture_paths
 from deepir.errors import InputError
-from deepir.image import list_images
 
 FEWEST = 32
 """With fewer pictures the ranges are guesswork (field.md 3.2)."""
@@ -30,7 +30,7 @@ def choose_images(folders: Sequence[Path], *, most: int = 500, seed: int = 0) ->
     Raises:
         InputError: A folder without pictures, or fewer than FEWEST in all.
     """
-    paths = [path for folder in folders for path in list_images(folder)]
+    paths = [path for folder in folders for path in read_picture_paths(folder)]
     if len(paths) < FEWEST:
         message = (
             f"calibration needs at least {FEWEST} pictures, {RECOMMENDED} or more are better; "

@@ -12,6 +12,7 @@ from deepir.errors import ModelError
 from deepir.files import replacing
 from deepir.image import Images, prepare_batch, read_image
 from deepir.optional import need
+from deepir.runtime.ort import DISABLED_OPTIMIZERS
 from deepir.spec import ModelSpec
 
 _BATCH = 8
@@ -72,8 +73,7 @@ def open_session(proto: Any) -> Any:
         proto.SerializeToString(),
         options,
         providers=["CPUExecutionProvider"],
-        # re-quantises biases with a wrong scale in ONNX Runtime 1.31 (tensorrt.md 3.3)
-        disabled_optimizers=["WeightBiasQuantization"],
+        disabled_optimizers=DISABLED_OPTIMIZERS,
     )
 
 

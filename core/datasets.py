@@ -83,6 +83,19 @@ def read_training_images(source: Path) -> list[LabelledImage]:
     return images
 
 
+def read_picture_paths(source: Path) -> list[Path]:
+    """Pictures to learn or calibrate from: the `train` pictures where there is a benchmark.json, else a whole folder.
+
+    Pictures that a benchmark scores are never among them.
+
+    Raises:
+        InputError: Nothing there.
+    """
+    if source.is_file() or (source / "benchmark.json").is_file():
+        return [image.path for image in read_training_images(source)]
+    return list_images(source)
+
+
 def _every_image_a_query(folder: Path) -> RetrievalSet:
     images = read_labelled_folder(folder)
     by_label: dict[str, set[Path]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepir.datasets import LabelledImage, read_training_images
+from deepir.datasets import read_picture_paths, read_training_images
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import find_device
@@ -17,7 +17,6 @@ from deepir.distill.student import DistilConfig, align_head, distil, training_vi
 from deepir.distill.targets import teacher_targets
 from deepir.distill.whitening import whiten
 from deepir.errors import InputError
-from deepir.image import list_images
 from deepir.spec import parse_scales, parse_size
 
 Report = Callable[[str], None]
@@ -46,7 +45,7 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
         )
         model = train_metric(model, images, config, _progress(options, report, command), device)
     model = Model(model.network, model.spec.at_sizes(sizes))
-    model = whiten(model, [_paths(images)], dim=options["dim"], power=options["power"], report=report)
+    model = whiten(model, [[image.path for image in images]], dim=options["dim"], power=options["power"], report=report)
     save_model(model, options["out"])
     report(f"{_written(options['out'], model)}, {time.monotonic() - started:.0f} s")
     report(f"next: deepir-distill {options['out']} --images {source} --student timm:resnet18 -o student.safetensors")
@@ -58,7 +57,7 @@ def whiten_model(path: Path, folders: Sequence[Path], out: Path, options: Option
     model = load_model(path)
     if options["scales"]:
         model = Model(model.network, model.spec.at_sizes(parse_scales(options["scales"], model.spec.size)))
-    groups = [_picture_paths(folder) for folder in folders]
+    groups = [read_picture_paths(folder) for folder in folders]
     model = whiten(model, groups, dim=options["dim"], power=options["power"], report=report)
     save_model(model, out)
     report(_written(out, model))
@@ -68,7 +67,7 @@ def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options
     """Compute the teacher's targets, align the student's head to them, train the student."""
     started = time.monotonic()
     _check_output(options["out"])
-    paths = [path for source in sources for path in _picture_paths(source)]
+    paths = [path for source in sources for path in read_picture_paths(source)]
     device = find_device(options["device"], mixed=options["mixed"])
     teacher = load_model(teacher_path)
     student = _student(options, teacher)
@@ -110,17 +109,6 @@ def _progress(options: Options, report: Report, command: str) -> Progress:
 def _given(options: Options, *names: str) -> Options:
     """The options that were given; the others keep the default of their configuration."""
     return {name: options[name] for name in names if options[name] is not None}
-
-
-def _paths(images: Sequence[LabelledImage]) -> list[Path]:
-    return [image.path for image in images]
-
-
-def _picture_paths(source: Path) -> list[Path]:
-    """Any pictures of a folder; where there is a benchmark.json only its `train` pictures, never those it scores."""
-    if source.is_file() or (source / "benchmark.json").is_file():
-        return _paths(read_training_images(source))
-    return list_images(source)
 
 
 def _check_output(out: Path) -> None:

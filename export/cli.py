@@ -46,7 +46,8 @@ def main(
     options = ExportOptions(
         numerics=chosen[0] if chosen else Numerics.FP32,
         out=model.parent if out is None else out,
-        pictures=(*calib, *images),
+        calib=calib,
+        images=images,
         method=method,
         strict=flags["strict"],
     )

@@ -9,12 +9,12 @@ from typing import Any
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate_file, read_fp32
 from deepir.calib.onnx_file import write_onnx
+from deepir.datasets import read_picture_paths
 from deepir.distill.checkpoint import load_model
 from deepir.errors import InputError
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
-from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove
-from deepir.image import list_images
+from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove, prove_against
 from deepir.spec import Numerics
 
 Report = Callable[[str], None]
@@ -22,11 +22,12 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What to make of a checkpoint, and the pictures to prove and calibrate it with."""
+    """What to make of a checkpoint, the pictures to calibrate it with, and more to prove it with."""
 
     numerics: Numerics
     out: Path
-    pictures: tuple[Path, ...] = ()
+    calib: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     method: str = "auto"
     strict: bool = False
 
@@ -38,7 +39,7 @@ def export(source: Path, options: ExportOptions, report: Report) -> list[Path]:
         InputError: INT8 without pictures.
         GateError: The file is not the same function, or, when strict, INT8 changes it too much.
     """
-    if options.numerics is Numerics.INT8 and not options.pictures:
+    if options.numerics is Numerics.INT8 and not options.calib:
         message = f"INT8 needs pictures to calibrate with: deepir-export {source} --int8 --calib path/to/pictures"
         raise InputError(message)
     if not options.out.is_dir():
@@ -47,15 +48,14 @@ def export(source: Path, options: ExportOptions, report: Report) -> list[Path]:
     started = time.monotonic()
     written = [_master(source, options, report)]
     if options.numerics is Numerics.FP16:
-        written.append(_fp16(source, written[0], options, report))
+        written.append(_fp16(written[0], options, report))
     if options.numerics is Numerics.INT8:
         written.append(_int8(written[0], options, report))
     for path in written:
         report(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     report(f"took {time.monotonic() - started:.0f} s")
     report(engine_advice(written[-1], options.numerics))
-    pictures = options.pictures[0] if options.pictures else "path/to/pictures"
-    report(f"next: deepir-index build things.usearch {pictures} --model {written[-1]}")
+    report(f"next: deepir-index build things.usearch path/to/references --model {written[-1]}")
     return written
 
 
@@ -76,19 +76,18 @@ def _master(source: Path, options: ExportOptions, report: Report) -> Path:
     model.network.eval()
     report(f"[1/3] torch to ONNX: {model.spec.backbone} at {model.spec.size}, model {model.spec.fingerprint}")
     proto = build_onnx(model)
-    proof = prove(proto, model, _proof_pictures(options.pictures), FP32_TOLERANCE)
+    proof = prove(proto, model, _proof_pictures(options), FP32_TOLERANCE)
     report(f"[2/3] ONNX Runtime against torch: {proof}")
     path = options.out / f"{source.stem}.onnx"
     write_onnx(proto, path)
     return path
 
 
-def _fp16(source: Path, master: Path, options: ExportOptions, report: Report) -> Path:
+def _fp16(master: Path, options: ExportOptions, report: Report) -> Path:
     proto, _ = read_fp32(master)
     half = to_fp16(proto)
-    if source.suffix != ".onnx":
-        proof = prove(half, load_model(source), _proof_pictures(options.pictures), FP16_TOLERANCE)
-        report(f"[3/3] FP16 against torch: {proof}")
+    proof = prove_against(half, proto, _proof_pictures(options), FP16_TOLERANCE)
+    report(f"[3/3] FP16 against FP32: {proof}")
     path = options.out / f"{master.stem}.fp16.onnx"
     write_onnx(half, path)
     return path
@@ -97,12 +96,12 @@ def _fp16(source: Path, master: Path, options: ExportOptions, report: Report) ->
 def _int8(master: Path, options: ExportOptions, report: Report) -> Path:
     path = options.out / f"{master.stem}.int8.onnx"
     config = CalibrationConfig(method=options.method, strict=options.strict)
-    calibrate_file(master, options.pictures, path, config, lambda line: report(f"[3/3] {line}"))
+    calibrate_file(master, options.calib, path, config, lambda line: report(f"[3/3] {line}"))
     return path
 
 
-def _proof_pictures(folders: Sequence[Path]) -> list[Path]:
-    return [path for folder in folders for path in list_images(folder)]
+def _proof_pictures(options: ExportOptions) -> list[Path]:
+    return [path for source in (*options.images, *options.calib) for path in read_picture_paths(source)]
 
 
 def summary(written: Sequence[Path]) -> str:

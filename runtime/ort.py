@@ -19,7 +19,7 @@ _ONLY_FATAL = 4
 """ONNX Runtime writes its own lines to stderr below this level; every failure reaches us as an exception anyway."""
 
 # it folds a bias into INT8 weights wrongly: the results of quantised models change (known defect of ONNX Runtime)
-_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
+DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 class OnnxBackend:
@@ -98,7 +98,7 @@ def _open_session(runtime: ModuleType, path: Path, device: str, threads: int) ->
             str(path),
             options,
             providers=providers,
-            disabled_optimizers=_DISABLED_OPTIMIZERS,
+            disabled_optimizers=DISABLED_OPTIMIZERS,
             # its own way back to the CPU prints to stdout, where our JSON goes
             enable_fallback=0,
         )

@@ -1,6 +1,7 @@
 """INT8 files: where the nodes go, what the codes are, what the gate says."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,18 @@ def test_pictures_that_judge_are_not_those_that_measure(pictures: Path) -> None:
 def test_a_handful_of_pictures_is_refused(pictures: Path) -> None:
     with pytest.raises(InputError, match=r"at least 32 pictures.*got 8"):
         choose_images([pictures / "tea"])
+
+
+def test_pictures_that_a_benchmark_scores_never_calibrate(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "shop")
+    train = [
+        {"image": f"{label}/{view}.png", "label": label}
+        for label in ("tea", "milk", "salt", "soap")
+        for view in range(8)
+    ]
+    (tmp_path / "shop" / "benchmark.json").write_text(json.dumps({"sets": {}, "train": train}))
+    chosen = choose_images([tmp_path / "shop"])
+    assert {path.parent.name for path in (*chosen.measure, *chosen.judge)} == {"tea", "milk", "salt", "soap"}
 
 
 def test_calibration_stamps_the_verdict_into_the_file(master: Path, pictures: Path) -> None:

@@ -186,6 +186,19 @@ def test_int8_without_pictures_exits_3_with_the_command_to_run(checkpoint: Path,
     assert not list(tmp_path.iterdir())
 
 
+def test_pictures_for_the_proof_do_not_calibrate(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(checkpoint), "--int8", "--images", str(pictures), "-o", str(tmp_path)])
+    assert result.exit_code == 3
+    assert "--calib" in result.output
+
+
+def test_fp16_made_from_an_onnx_file_is_proven_too(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    CliRunner().invoke(main, [str(checkpoint), "-o", str(tmp_path)])
+    result = CliRunner().invoke(main, [str(tmp_path / "student.onnx"), "--fp16", "--images", str(pictures)])
+    assert result.exit_code == 0, result.output
+    assert "FP16 against FP32: max |difference|" in result.output
+
+
 def test_two_precisions_exit_2(checkpoint: Path) -> None:
     assert CliRunner().invoke(main, [str(checkpoint), "--int8", "--fp16"]).exit_code == 2
 
