@@ -78,7 +78,8 @@ def run_epochs(
             _save(progress, parts, rows)
             progress.report(_line(epoch + 1, epochs, figures))
     except KeyboardInterrupt:
-        progress.report(f"stopped after epoch {len(rows)} of {epochs}; resume with: {progress.command}")
+        again = f"resume with: {progress.command}" if rows else "no epoch was finished, so run it anew without --resume"
+        progress.report(f"stopped after epoch {len(rows)} of {epochs}; {again}")
         raise
     progress.state_path.unlink(missing_ok=True)
 

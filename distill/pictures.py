@@ -55,20 +55,18 @@ class Augmentation:
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Prepared pictures (3, H, W), each with its number in the list."""
+    """Prepared pictures (3, H, W), varied at random, each with its number in the list."""
 
-    def __init__(self, paths: Sequence[Path], spec: ModelSpec, augmentation: Augmentation | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], spec: ModelSpec, augmentation: Augmentation) -> None:
         self._paths = paths
         self._spec = spec
-        self._vary = None if augmentation is None else augmentation.transform(spec.size)
+        self._vary = augmentation.transform(spec.size)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        image = read_image(self._paths[number])
-        if self._vary is not None:
-            image = vary(image, self._vary)
+        image = vary(read_image(self._paths[number]), self._vary)
         return torch.from_numpy(prepare(image, self._spec)[0]), number
 
 

@@ -88,6 +88,18 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
     assert not broken.state_path.exists()
 
 
+def test_an_interruption_before_the_first_epoch_ended_promises_no_resume(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def interrupt(_: int) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    progress = Progress(out=tmp_path / "m.safetensors", command="x --resume", report=lines.append)
+    with pytest.raises(KeyboardInterrupt):
+        run_epochs(progress, {}, epochs=2, seed=0, train_epoch=interrupt)
+    assert lines == ["stopped after epoch 0 of 2; no epoch was finished, so run it anew without --resume"]
+
+
 def test_resuming_without_a_state_is_refused(tmp_path: Path) -> None:
     progress = Progress(out=tmp_path / "m.safetensors", resume=True)
     with pytest.raises(InputError, match="nothing to resume"):
