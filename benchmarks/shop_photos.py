@@ -29,7 +29,7 @@ from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
 from deepir.distill.student import DistilConfig, align_head, distil, training_views
 from deepir.distill.targets import teacher_targets
-from deepir.distill.whitening import whiten
+from deepir.distill.whitening import WhitenConfig, whiten
 from deepir.errors import InputError, reports_errors
 from deepir.export.evaluate import Subject, evaluate, open_subject, subject_of_model
 from deepir.export.graph import build_onnx
@@ -96,7 +96,8 @@ def whitened(trunk: Trunk, sizes: tuple[tuple[int, int], ...], photos: Photos, p
     """The whitened model; one that an earlier run left at `path` is taken as it is."""
     if not path.exists():
         model = new_model(trunk, sizes=sizes)
-        save_model(whiten(model, [photos.train, photos.references], dim=DIM, power=POWER, report=_say), path)
+        config = WhitenConfig(dim=DIM, power=POWER)
+        save_model(whiten(model, [photos.train, photos.references], config, _say), path)
     return load_model(path, trunk.module)
 
 

@@ -13,6 +13,9 @@ from deepir.spec import ModelSpec, Size
 Image = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels of the original picture, ends exclusive."""
+
 Images = NDArray[np.float32]
 """(N, 3, H, W), normalised."""
 
@@ -81,25 +84,43 @@ def check_image(image: Image) -> None:
         raise ShapeError(message)
 
 
-def target_size(image: Image, spec: ModelSpec, size: Size) -> Size:
-    """(height, width) that `prepare` resizes this image to."""
-    if spec.resize == "stretch":
-        return size
-    ratio = max(size) / max(image.shape[:2])
-    return max(1, round(image.shape[0] * ratio)), max(1, round(image.shape[1] * ratio))
-
-
-def prepare(image: Image, spec: ModelSpec, size: Size | None = None) -> Images:
-    """One image as network input (1, 3, H, W) at `size`, by default the spec's middle size.
+def target_size(image: Image, spec: ModelSpec, size: Size, box: Box | None = None) -> Size:
+    """(height, width) of what `prepare` makes of this image, or of the part of it in `box`.
 
     Raises:
-        ShapeError: Not an RGB uint8 image.
+        ShapeError: With `longest`: nothing of the picture lies in the box.
+    """
+    if spec.resize == "stretch":
+        return size
+    whole = _longest(image, size)
+    if box is None:
+        return whole
+    rows, columns = _window(box, whole, _ratio(image, size))
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def prepare(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | None = None) -> Images:
+    """One image as network input (1, 3, H, W) at `size`, by default the spec's middle size.
+
+    A box of a query is cut out of the resized picture and not resized again with `longest` (method.md 2.2); with
+    `stretch` the part in the box is what is resized.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        spec: How to resize and normalise.
+        size: (height, width) in pixels.
+        box: x1, y1, x2, y2 in pixels of `image`, ends exclusive; rounded (half to even) after scaling.
+
+    Raises:
+        ShapeError: Not an RGB uint8 image, or nothing of it lies in the box.
     """
     check_image(image)
-    resized = _resize(image, spec, target_size(image, spec, size or spec.size))
-    # (x / 255 - mean) / std as one multiplication and one addition
-    scale = 1 / (255 * np.asarray(spec.std, dtype=np.float32))
-    shift = np.asarray(spec.mean, dtype=np.float32) / np.asarray(spec.std, dtype=np.float32)
+    resized = _resized_part(image, spec, size or spec.size, box)
+    # (x / 255 - mean) / std as one multiplication and one subtraction; their constants in double precision, so that
+    # a std of 1 / 255 subtracts exactly the mean of 0..255 that Caffe models were given
+    std = np.asarray(spec.std, dtype=np.float64)
+    scale = (1 / (255 * std)).astype(np.float32)
+    shift = (np.asarray(spec.mean, dtype=np.float64) / std).astype(np.float32)
     normalised = resized.astype(np.float32) * scale - shift
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
 
@@ -117,6 +138,38 @@ def prepare_batch(images: list[Image], spec: ModelSpec, size: Size | None = None
         )
         raise ShapeError(message)
     return np.concatenate(prepared)
+
+
+def _resized_part(image: Image, spec: ModelSpec, size: Size, box: Box | None) -> Image:
+    if spec.resize == "stretch":
+        part = image if box is None else image[_window(box, image.shape[:2], 1.0)]
+        return _resize(part, spec, size)
+    whole = _resize(image, spec, _longest(image, size))
+    return whole if box is None else whole[_window(box, whole.shape[:2], _ratio(image, size))]
+
+
+def _ratio(image: Image, size: Size) -> float:
+    return max(size) / max(image.shape[:2])
+
+
+def _longest(image: Image, size: Size) -> Size:
+    ratio = _ratio(image, size)
+    return max(1, round(image.shape[0] * ratio)), max(1, round(image.shape[1] * ratio))
+
+
+def _window(box: Box, size: Size, ratio: float) -> tuple[slice, slice]:
+    """Rows and columns of a box, given in pixels of the original, in the picture resized by `ratio` to `size`."""
+    if len(box) != 4 or not np.isfinite(box).all():
+        message = f"a box needs four finite numbers x1, y1, x2, y2, got {box}"
+        raise ShapeError(message)
+    left, top, right, bottom = np.rint(np.multiply(box, ratio)).clip(0, [size[1], size[0]] * 2).astype(int).tolist()
+    if left >= right or top >= bottom:
+        message = (
+            f"nothing of the picture, {size[1]} x {size[0]} pixels, lies in the box {box} (x1, y1, x2, y2) "
+            f"scaled by {ratio:.3g}: correct the box or leave it out"
+        )
+        raise ShapeError(message)
+    return slice(top, bottom), slice(left, right)
 
 
 def _resize(image: Image, spec: ModelSpec, size: Size) -> Image:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepir.errors import ShapeError
+from deepir.head import Head
+from deepir.spec import Size
 
 Regions = NDArray[np.int32]
 """(R, 4): x1, y1, x2, y2 in image pixels, ends inclusive."""
@@ -44,7 +46,7 @@ def image_regions(height: int, width: int, levels: int) -> Regions:
     return np.array(rows, dtype=np.int32)
 
 
-def region_windows(regions: Regions, map_height: int, map_width: int, stride: int) -> Windows:
+def region_windows(regions: Regions | NDArray[np.float32], map_height: int, map_width: int, stride: int) -> Windows:
     """The map cells under each region, with the rounding of Caffe's RoI pooling (method.md 1.3).
 
     Halves round up and ends are inclusive before clipping; a window may be empty when a region lies outside.
@@ -56,6 +58,39 @@ def region_windows(regions: Regions, map_height: int, map_width: int, stride: in
     limits = np.array([map_height, map_width, map_height, map_width], dtype=np.int32)
     windows: Windows = np.clip(np.stack([y0, x0, y_end, x_end], axis=1), 0, limits).astype(np.int32)
     return windows
+
+
+def map_windows(map_height: int, map_width: int, levels: int, *, whole_first: bool = False) -> Windows:
+    """The grid of Tolias laid on the cells of a map themselves, ordered by level, row, column (method.md 1.1).
+
+    Args:
+        map_height, map_width: Cells of the map.
+        levels: 3 in the original.
+        whole_first: Put the whole map before the grid, as cnnimageretrieval does.
+
+    Raises:
+        ShapeError: As `image_regions`.
+    """
+    left, top, right, bottom = image_regions(map_height, map_width, levels).T
+    windows = np.stack([top, left, bottom + 1, right + 1], axis=1).astype(np.int32)
+    whole = np.array([[0, 0, map_height, map_width]], dtype=np.int32)
+    return np.concatenate([whole, windows]) if whole_first else windows
+
+
+def head_windows(head: Head, image_size: Size, map_size: Size, stride: int) -> Windows:
+    """The windows that a head pools on one map of an image; with levels 0 the whole map.
+
+    Args:
+        head: Its grid and levels.
+        image_size: Height and width of the prepared image in pixels.
+        map_size: Height and width of the map in cells.
+        stride: Pixels for each cell of that map.
+    """
+    if head.levels == 0:
+        return np.array([[0, 0, *map_size]], dtype=np.int32)
+    if head.grid == "image":
+        return region_windows(image_regions(*image_size, head.levels), *map_size, stride)
+    return map_windows(*map_size, head.levels, whole_first=head.grid == "map+whole")
 
 
 def _extra_steps(height: int, width: int) -> int:

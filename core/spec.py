@@ -5,11 +5,12 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from deepir.errors import SpecError
+from deepir.head import Head, check_choice, check_range
 
 Size = tuple[int, int]
 """Height and width of a prepared image, in pixels."""
@@ -18,10 +19,9 @@ Triple = tuple[float, float, float]
 
 _SCHEMA = "deepir.spec/1"
 _RESIZES = ("stretch", "longest")
-_INTERPOLATIONS = ("area", "bilinear")
+INTERPOLATIONS = ("area", "bilinear")
 _SMALLEST_SIDE = 32
 _LARGEST_SIDE = 8192
-_LARGEST_LEVELS = 8
 _FINGERPRINT_LENGTH = 16
 
 
@@ -44,8 +44,8 @@ class ModelSpec:
         interpolation: `area` (averages when it shrinks) or `bilinear` (method.md 2.2, as the Caffe models did).
         mean, std: Subtracted from, then divided into, RGB values in 0..1.
         stride: Input pixels for each cell of the trunk's map.
-        levels: Levels of the R-MAC grid; 0 pools the whole image (MAC).
         channels: Values for each cell of the map.
+        head: What turns the map into a descriptor.
         dim: Values of a descriptor.
         whitening: What the whitening was fitted on, in words; `none` before it is fitted.
         weights: Hex SHA-256 of all weights, the whitening among them.
@@ -60,18 +60,17 @@ class ModelSpec:
     dim: int
     resize: str = "stretch"
     interpolation: str = "area"
-    levels: int = 2
+    head: Head = field(default_factory=Head)
     whitening: str = "none"
     weights: str = ""
 
     def __post_init__(self) -> None:
         _check_sizes(self.sizes)
-        _check_choice("resize", self.resize, _RESIZES)
-        _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
-        _check_range("stride", self.stride, 1, _SMALLEST_SIDE)
-        _check_range("levels", self.levels, 0, _LARGEST_LEVELS)
-        _check_range("channels", self.channels, 1, 1 << 16)
-        _check_range("dim", self.dim, 1, 1 << 16)
+        check_choice("resize", self.resize, _RESIZES)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_range("stride", self.stride, 1, _SMALLEST_SIDE)
+        check_range("channels", self.channels, 1, 1 << 16)
+        check_range("dim", self.dim, 1, 1 << 16)
         three_each = len(self.mean) == len(self.std) == 3
         if not (three_each and all(map(math.isfinite, self.mean + self.std)) and min(self.std) > 0):
             message = f"mean and std need three finite values each, std above 0; got {self.mean} and {self.std}"
@@ -116,6 +115,8 @@ class ModelSpec:
             fields["sizes"] = tuple((height, width) for height, width in fields["sizes"])
             fields["mean"] = tuple(float(value) for value in fields["mean"])
             fields["std"] = tuple(float(value) for value in fields["std"])
+            head = fields["head"]
+            fields["head"] = Head(**{**head, "middle": tuple(head["middle"])})
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             message = f"the model description is incomplete or foreign: {error}"
@@ -144,9 +145,12 @@ def parse_size(text: str) -> Size:
 def parse_scales(text: str, size: Size) -> tuple[Size, ...]:
     """Read `0.5,1,1.5` as factors of `size`, and `248,496,744` or `192x256,384x512` as sizes in pixels.
 
-    Values below 16 are factors. Raises SpecError for anything else.
+    Values below 16 are factors; with a sign, as in `-250,0,+250`, they are added to both sides of `size`
+    (method.md 2.3). Raises SpecError for anything else.
     """
     parts = [part.strip() for part in text.split(",")]
+    if any(part[:1] in ("-", "+") for part in parts):
+        return _offset_sizes(size, parts, text)
     try:
         factors = tuple(float(part) for part in parts)
     except ValueError:
@@ -154,6 +158,15 @@ def parse_scales(text: str, size: Size) -> tuple[Size, ...]:
     if all(0 < factor < 16 for factor in factors):
         return scaled_sizes(size, factors)
     return tuple(parse_size(part) for part in parts)
+
+
+def _offset_sizes(size: Size, parts: list[str], text: str) -> tuple[Size, ...]:
+    try:
+        offsets = [int(part) for part in parts]
+    except ValueError as error:
+        message = f"expected pixels to add such as -250,0,+250, got {text!r}"
+        raise SpecError(message) from error
+    return tuple((size[0] + offset, size[1] + offset) for offset in offsets)
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -173,16 +186,4 @@ def _check_sizes(sizes: tuple[Size, ...]) -> None:
         message = "a model needs at least one size"
         raise SpecError(message)
     for side in (side for size in sizes for side in size):
-        _check_range("image side", side, _SMALLEST_SIDE, _LARGEST_SIDE)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        message = f"{name} must be one of {', '.join(choices)}, got {value!r}"
-        raise SpecError(message)
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        message = f"{name} must be a whole number between {low} and {high}, got {value}"
-        raise SpecError(message)
+        check_range("image side", side, _SMALLEST_SIDE, _LARGEST_SIDE)

@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deepir.distill.backbone import Trunk, build_trunk
+from deepir.distill.backbone import Trunk, build_trunk, wrap_module
+from deepir.distill.fusion import NEEDS_WHITENING
 from deepir.distill.network import RMacNetwork
 from deepir.errors import ModelError, OptionError
 from deepir.files import replacing
+from deepir.head import Head
 from deepir.optional import need
 from deepir.spec import ModelSpec, Size
 
 _SPEC_KEY = "deepir"
-_WHITENING = "whitening.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,30 @@ class Model:
 
     def sealed(self, *, whitening: str | None = None) -> "Model":
         """The same network with its weights' hash, and the whitening's words when given, in the description."""
-        layer = self.network.whitening
         spec = dataclasses.replace(
             self.spec,
-            dim=self.spec.channels if layer is None else layer.out_features,
+            dim=self.network.dim,
             weights=weights_sha256(self.network.state_dict()),
             whitening=self.spec.whitening if whitening is None else whitening,
         )
         return Model(self.network, spec)
 
 
-def new_model(trunk: Trunk, *, sizes: tuple[Size, ...], levels: int = 2, resize: str = "stretch") -> Model:
-    """An R-MAC model on a trunk, not whitened yet."""
-    network = RMacNetwork(trunk.module, stride=trunk.stride, levels=levels)
+def new_model(
+    trunk: Trunk,
+    *,
+    sizes: tuple[Size, ...],
+    head: Head | None = None,
+    resize: str = "stretch",
+    interpolation: str = "area",
+) -> Model:
+    """A retrieval model on a trunk, not whitened yet; by default R-MAC of two levels.
+
+    Raises:
+        OptionError: The trunk does not give the maps that the head fuses.
+    """
+    head = head or Head()
+    network = _network(trunk, head)
     spec = ModelSpec(
         backbone=trunk.name,
         sizes=sizes,
@@ -55,9 +67,10 @@ def new_model(trunk: Trunk, *, sizes: tuple[Size, ...], levels: int = 2, resize:
         channels=trunk.channels,
         dim=trunk.channels,
         resize=resize,
-        levels=levels,
+        interpolation=interpolation,
+        head=head,
     )
-    return Model(network, spec).sealed()
+    return Model(network, spec) if head.fusion in NEEDS_WHITENING else Model(network, spec).sealed()
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -80,7 +93,8 @@ def load_model(path: Path, trunk: nn.Module | None = None) -> Model:
     """
     spec, state = _read(path)
     _check_finite(path, state)
-    model = Model(_network(spec, trunk, whitened=_WHITENING in state), spec)
+    model = Model(_network(_trunk_of(spec, trunk), spec.head), spec)
+    model.network.add_layers_of(state)
     try:
         model.network.load_state_dict(state)
     except RuntimeError as error:
@@ -117,14 +131,25 @@ def _read(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     return ModelSpec.from_json(metadata[_SPEC_KEY]), state
 
 
-def _network(spec: ModelSpec, trunk: nn.Module | None, *, whitened: bool) -> RMacNetwork:
-    if trunk is None:
-        if spec.backbone.startswith("custom:"):
-            message = f"the trunk {spec.backbone} was given in code: load this checkpoint with load_model(path, trunk)"
-            raise OptionError(message)
-        trunk = build_trunk(spec.backbone).module
-    layer = nn.Linear(spec.channels, spec.dim) if whitened else None
-    return RMacNetwork(trunk, stride=spec.stride, levels=spec.levels, whitening=layer)
+def _trunk_of(spec: ModelSpec, module: nn.Module | None) -> Trunk:
+    if module is not None:
+        return wrap_module(spec.backbone.removeprefix("custom:"), module, spec.mean, spec.std)
+    if spec.backbone.startswith("custom:"):
+        message = f"the trunk {spec.backbone} was given in code: load this checkpoint with load_model(path, trunk)"
+        raise OptionError(message)
+    return build_trunk(spec.backbone, middle=spec.head.middle)
+
+
+def _network(trunk: Trunk, head: Head) -> RMacNetwork:
+    if len(trunk.middle) != len(head.middle):
+        message = (
+            f"the fusion {head.fusion} needs the maps of the stages {head.middle}, and the trunk {trunk.name} gives "
+            f"{len(trunk.middle)} middle maps: build it with these stages"
+        )
+        raise OptionError(message)
+    maps = [*trunk.middle, (trunk.channels, trunk.stride)]
+    channels, strides = zip(*maps, strict=True)
+    return RMacNetwork(trunk.module, head, channels=channels, strides=strides)
 
 
 def _check_finite(path: Path, state: dict[str, Tensor]) -> None:

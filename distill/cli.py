@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from deepir.errors import reports_errors
+from deepir.head import COMBINATIONS, FUSIONS, GRIDS, POOLING_NAMES
+from deepir.spec import INTERPOLATIONS
 
 _FILE = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -71,7 +73,11 @@ _trunk = _option_group(
 @click.option(
     "--resize", type=click.Choice(["stretch", "longest"]), default="stretch", help="How pictures meet the size."
 )
+@click.option("--pooling", type=click.Choice(POOLING_NAMES), default="rmac", help="What makes a descriptor of the map.")
 @click.option("--levels", type=int, default=2, help="Levels of the region grid.")
+@click.option("--grid", type=click.Choice(GRIDS), default="image", help="Where the region grid is laid.")
+@click.option("--combine", type=click.Choice(COMBINATIONS), default="sum", help="How resolutions become one.")
+@click.option("--interpolation", type=click.Choice(INTERPOLATIONS), default="area", help="How pictures are resized.")
 @click.option("--dim", type=int, default=256, help="Values of the whitened descriptor.")
 @click.option("--power", type=float, default=0.25, help="Whitening power, 0 to 0.5.")
 @click.option("--loss", default="MultiSimilarityLoss", help="A loss of pytorch-metric-learning.")
@@ -95,20 +101,51 @@ def train(images: Path, **options: Any) -> None:
 @click.argument("model", type=_FILE)
 @click.option("--images", type=_FILE, multiple=True, required=True, help="Folder; several folders weigh the same.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
-@click.option("--dim", type=int, default=256, help="Values of the whitened descriptor.")
-@click.option("--power", type=float, default=0.25, help="Whitening power, 0 to 0.5.")
+@click.option("--dim", type=int, help="Values of the whitened descriptor. [default: 256; with --learned as before]")
+@click.option("--power", type=float, help="Whitening power, 0 to 0.5. [default: 0.25]")
+@click.option("--auto", is_flag=True, help="Choose --dim and --power on pictures that are held out.")
+@click.option("--standardise", is_flag=True, help="Divide each channel by its deviation first.")
+@click.option("--learned", is_flag=True, help="Learn a projection of descriptors from pictures with the same label.")
 @click.option("--scales", help="New resolutions: factors (0.5,1,1.5) or sizes (160,320,480).")
 @click.option("-q", "--quiet", is_flag=True, help="No lines for people.")
 @reports_errors
 def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **options: Any) -> None:
-    """Fit the PCA whitening of MODEL on pictures.
+    r"""Fit the PCA whitening of MODEL on pictures, or learn one from labels.
 
     Give the references and the photographs, each with its own --images: fitted on one of them alone, the
-    difference between both stays in the descriptors.
+    difference between both stays in the descriptors.  Labels are the folders that pictures lie in, or those of the
+    `train` pictures of a benchmark.json.
+
+    \b
+    Example:
+      deepir-distill whiten teacher.safetensors --images references/ --images photos/ --auto -o white.safetensors
     """
     from deepir.distill.commands import whiten_model
 
     whiten_model(model, images, out, options, _report(quiet=quiet))
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@click.option("--images", type=_FILE, multiple=True, help="Folder; several folders weigh the same.")
+@click.option("--fusion", type=click.Choice(FUSIONS[1:5]), default="concat", help="How the layers join.")
+@click.option("--middle", required=True, help="Stages to add, as 3 or 3,2,1 (3 is res4 of a ResNet).")
+@click.option("--power", type=float, default=0.5, help="Whitening power of the added layers, 0 to 0.5.")
+@click.option("--standardise/--no-standardise", default=True, help="Divide each channel by its deviation first.")
+@click.option("--raw", is_flag=True, help="Join the layers as they are, without whitening.")
+@click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
+@click.option("-q", "--quiet", is_flag=True, help="No lines for people.")
+@reports_errors
+def fuse(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **options: Any) -> None:
+    r"""Add middle layers to MODEL, each with its own PCA whitening fitted on pictures; nothing is trained.
+
+    \b
+    Example:
+      deepir-distill fuse teacher.safetensors --middle 3,2 --images photos/ -o fused.safetensors
+    """
+    from deepir.distill.commands import fuse_model
+
+    fuse_model(model, images, out, options, _report(quiet=quiet))
 
 
 @main.command()
@@ -117,6 +154,9 @@ def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **o
 @click.option("--student", "student_name", required=True, help="timm:NAME, torchvision:NAME, or a checkpoint.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
 @click.option("--size", help="The student's one size.  [default: the teacher's middle size]")
+@click.option("--fusion", type=click.Choice(FUSIONS), default="none", help="Join middle layers to the last one.")
+@click.option("--middle", help="Their stages, as 3 or 3,2 (3 is res4 of a ResNet).")
+@click.option("--train", "trained", default="all", help="What learns: all, head, head+last-stage.")
 @click.option("--views", type=int, help="Crops of each picture. [default: 4]")
 @click.option("--similarity-weight", type=float, help="Weight of in-batch similarities beside the cosine.")
 @click.option("--cache", type=_FILE, help="Folder of the teacher's descriptors.  [default: OUT.teacher]")

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from deepir.datasets import read_picture_paths, read_training_images
+from deepir.distill.align import align_head
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import find_device
 from deepir.distill.epochs import Progress
 from deepir.distill.metric import MetricConfig, train_metric
+from deepir.distill.middle import with_middle
 from deepir.distill.pictures import Augmentation
-from deepir.distill.student import DistilConfig, align_head, distil, training_views
+from deepir.distill.student import DistilConfig, distil, training_views
 from deepir.distill.targets import teacher_targets
-from deepir.distill.whitening import whiten
-from deepir.errors import InputError
+from deepir.distill.whitening import WhitenConfig, whiten
+from deepir.distill.whitening_choice import whiten_auto
+from deepir.distill.whitening_labels import read_labels, whiten_learned
+from deepir.errors import InputError, OptionError
+from deepir.head import Head, parse_pooling, parse_stages
 from deepir.spec import parse_scales, parse_size
 
 Report = Callable[[str], None]
@@ -32,7 +37,9 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
     trunk = build_trunk(options["trunk_name"], pretrained=options["pretrained"], weights=options["weights"])
     size = parse_size(options["size"])
     sizes = parse_scales(options["scales"], size)
-    model = new_model(trunk, sizes=(size,), levels=options["levels"], resize=options["resize"])
+    pooling, levels = parse_pooling(options["pooling"], options["levels"])
+    head = Head(pooling=pooling, levels=levels, grid=options["grid"], combine=options["combine"])
+    model = new_model(trunk, sizes=(size,), head=head, resize=options["resize"], interpolation=options["interpolation"])
     device.place(model.network)
     labels = len({image.label for image in images})
     report(f"{len(images)} pictures of {labels} labels, {model.parameters / 1e6:.1f} M parameters")
@@ -45,20 +52,45 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
         )
         model = train_metric(model, images, config, _progress(options, report, command), device)
     model = Model(model.network, model.spec.at_sizes(sizes))
-    model = whiten(model, [[image.path for image in images]], dim=options["dim"], power=options["power"], report=report)
+    config = WhitenConfig(dim=options["dim"], power=options["power"])
+    model = whiten(model, [[image.path for image in images]], config, report)
     save_model(model, options["out"])
     report(f"{_written(options['out'], model)}, {time.monotonic() - started:.0f} s")
     report(f"next: deepir-distill {options['out']} --images {source} --student timm:resnet18 -o student.safetensors")
 
 
 def whiten_model(path: Path, folders: Sequence[Path], out: Path, options: Options, report: Report) -> None:
-    """Refit a checkpoint's whitening, at other resolutions when asked."""
+    """Refit a checkpoint's whitening as its options say, at other resolutions when asked."""
     _check_output(out)
+    _check_whitening(options)
     model = load_model(path)
     if options["scales"]:
         model = Model(model.network, model.spec.at_sizes(parse_scales(options["scales"], model.spec.size)))
     groups = [read_picture_paths(folder) for folder in folders]
-    model = whiten(model, groups, dim=options["dim"], power=options["power"], report=report)
+    labels = {key: label for each in zip(folders, groups, strict=True) for key, label in read_labels(*each).items()}
+    if options["auto"]:
+        model = whiten_auto(model, groups, labels, standardise=options["standardise"], report=report)
+    elif options["learned"]:
+        model = whiten_learned(model, groups, labels, options["dim"], report)
+    else:
+        config = WhitenConfig(**_given(options, "dim", "power", "standardise"))
+        model = whiten(model, groups, config, report)
+    save_model(model, out)
+    report(_written(out, model))
+
+
+def fuse_model(path: Path, folders: Sequence[Path], out: Path, options: Options, report: Report) -> None:
+    """Add middle layers to a checkpoint and fit their whitening; that of its last layer stays as it is."""
+    _check_output(out)
+    if options["raw"] and folders:
+        message = "--raw fits nothing: leave out --images"
+        raise OptionError(message)
+    model = with_middle(load_model(path), options["fusion"], parse_stages(options["middle"]))
+    if not options["raw"]:
+        keep_master = model.network.whitening is not None
+        names = ("power", "standardise")
+        config = WhitenConfig(dim=None, keep_master=keep_master, **{name: options[name] for name in names})
+        model = whiten(model, [read_picture_paths(folder) for folder in folders], config, report)
     save_model(model, out)
     report(_written(out, model))
 
@@ -73,11 +105,8 @@ def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options
     student = _student(options, teacher)
     for model in (teacher, student):
         device.place(model.network).eval()
-    config = DistilConfig(
-        **_given(
-            options, "epochs", "batch", "views", "learning_rate", "similarity_weight", "freeze_norm", "seed", "workers"
-        )
-    )
+    names = ("epochs", "batch", "views", "learning_rate", "similarity_weight", "freeze_norm", "seed", "workers")
+    config = DistilConfig(trained=options["trained"], **_given(options, *names))
     if options["flip"]:
         config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, flip=True))
     views = training_views(paths, config.views)
@@ -93,13 +122,18 @@ def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options
 
 def _student(options: Options, teacher: Model) -> Model:
     name = options["student_name"]
+    middle = parse_stages(options["middle"])
     if name.endswith(".safetensors"):
         model = load_model(Path(name))
         size = parse_size(options["size"]) if options["size"] else model.spec.size
-        return Model(model.network, model.spec.at_sizes((size,)))
-    trunk = build_trunk(name, pretrained=options["pretrained"], weights=options["weights"])
+        model = Model(model.network, model.spec.at_sizes((size,)))
+        return with_middle(model, options["fusion"], middle) if middle else model
+    trunk = build_trunk(name, middle=middle, pretrained=options["pretrained"], weights=options["weights"])
     size = parse_size(options["size"]) if options["size"] else teacher.spec.size
-    return new_model(trunk, sizes=(size,), levels=teacher.spec.levels, resize=teacher.spec.resize)
+    head = dataclasses.replace(teacher.spec.head, fusion=options["fusion"], middle=middle)
+    return new_model(
+        trunk, sizes=(size,), head=head, resize=teacher.spec.resize, interpolation=teacher.spec.interpolation
+    )
 
 
 def _progress(options: Options, report: Report, command: str) -> Progress:
@@ -109,6 +143,17 @@ def _progress(options: Options, report: Report, command: str) -> Progress:
 def _given(options: Options, *names: str) -> Options:
     """The options that were given; the others keep the default of their configuration."""
     return {name: options[name] for name in names if options[name] is not None}
+
+
+def _check_whitening(options: Options) -> None:
+    for choice, others, reason in (
+        ("auto", ("dim", "power", "learned"), "chooses dimension and power of a PCA"),
+        ("learned", ("power", "standardise"), "learns from pairs, not from variances"),
+    ):
+        given = [f"--{other}" for other in others if options[other] not in (None, False)]
+        if options[choice] and given:
+            message = f"--{choice} {reason}: leave out {' and '.join(given)}"
+            raise OptionError(message)
 
 
 def _check_output(out: Path) -> None:

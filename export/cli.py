@@ -1,11 +1,12 @@
 """deepir-export: a checkpoint as ONNX in FP32, FP16 or INT8."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from deepir.errors import OptionError, reports_errors
-from deepir.spec import Numerics
+from deepir.spec import Numerics, parse_size
 
 _FILE = click.Path(path_type=Path)
 
@@ -15,6 +16,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--fp32", is_flag=True, help="Single precision (what you get without a flag).")
 @click.option("--fp16", is_flag=True, help="Half precision, head in single.")
 @click.option("--int8", is_flag=True, help="Q/DQ nodes around every convolution, head in single; needs --calib.")
+@click.option("--size", help="Fixed input size for a checkpoint of several or free sizes: side, or HEIGHTxWIDTH.")
 @click.option("--calib", type=_FILE, multiple=True, help="Folder of pictures to calibrate with; repeatable.")
 @click.option("--images", type=_FILE, multiple=True, help="Folder of pictures to prove FP32 and FP16 with.")
 @click.option("--method", default="auto", help="How INT8 ranges are chosen, see deepir-calib --help.")
@@ -27,9 +29,8 @@ def main(
     model: Path,
     calib: tuple[Path, ...],
     images: tuple[Path, ...],
-    method: str,
     out: Path | None,
-    **flags: bool,
+    **given: Any,
 ) -> None:
     r"""Export MODEL (.safetensors checkpoint, or the FP32 .onnx) and prove that it is the same function.
 
@@ -39,7 +40,7 @@ def main(
     """
     from deepir.export.commands import ExportOptions, export, summary
 
-    chosen = [numerics for numerics in Numerics if flags[numerics.value]]
+    chosen = [numerics for numerics in Numerics if given[numerics.value]]
     if len(chosen) > 1:
         message = f"choose one precision, got {' and '.join('--' + numerics.value for numerics in chosen)}"
         raise OptionError(message)
@@ -48,9 +49,10 @@ def main(
         out=model.parent if out is None else out,
         calib=calib,
         images=images,
-        method=method,
-        strict=flags["strict"],
+        method=given["method"],
+        strict=given["strict"],
+        size=parse_size(given["size"]) if given["size"] else None,
     )
-    written = export(model, options, (lambda _: None) if flags["quiet"] else (lambda line: click.echo(line, err=True)))
-    if flags["as_json"]:
+    written = export(model, options, (lambda _: None) if given["quiet"] else (lambda line: click.echo(line, err=True)))
+    if given["as_json"]:
         click.echo(summary(written))

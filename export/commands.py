@@ -1,5 +1,6 @@
 """What deepir-export does once its options are read."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +11,12 @@ from typing import Any
 from deepir.calib.calibrate import CalibrationConfig, calibrate_file, read_fp32
 from deepir.calib.onnx_file import write_onnx
 from deepir.datasets import read_picture_paths
-from deepir.distill.checkpoint import load_model
-from deepir.errors import InputError
+from deepir.distill.checkpoint import Model, load_model
+from deepir.errors import InputError, OptionError
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove, prove_against
-from deepir.spec import Numerics
+from deepir.spec import Numerics, Size
 
 Report = Callable[[str], None]
 
@@ -30,6 +31,7 @@ class ExportOptions:
     images: tuple[Path, ...] = ()
     method: str = "auto"
     strict: bool = False
+    size: Size | None = None
 
 
 def export(source: Path, options: ExportOptions, report: Report) -> list[Path]:
@@ -70,9 +72,15 @@ def engine_advice(onnx_file: Path, numerics: Numerics) -> str:
 
 def _master(source: Path, options: ExportOptions, report: Report) -> Path:
     if source.suffix == ".onnx":
+        if options.size is not None:
+            message = f"--size needs a .safetensors checkpoint; {source} has its size built in"
+            raise OptionError(message)
         read_fp32(source)
         return source
     model = load_model(source)
+    if options.size is not None:
+        spec = dataclasses.replace(model.spec, sizes=(options.size,), resize="stretch")
+        model = Model(model.network, spec)
     model.network.eval()
     report(f"[1/3] torch to ONNX: {model.spec.backbone} at {model.spec.size}, model {model.spec.fingerprint}")
     proto = build_onnx(model)

@@ -5,30 +5,20 @@ import warnings
 from collections import Counter
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deepir.calib.onnx_file import write_card
 from deepir.card import INPUT_NAME, OUTPUT_NAME, ModelCard
-from deepir.descriptors import LENGTH_FLOOR
 from deepir.distill.checkpoint import Model
 from deepir.errors import ModelError, OptionError
+from deepir.export.head_graph import MAP_NAME, HeadGraph, layer_name
+from deepir.export.pool_graph import DOMAIN, OPSET
 from deepir.optional import need
-from deepir.regions import Windows, image_regions, region_windows
+from deepir.regions import head_windows
 
-OPSET = 17
 IR_VERSION = 8
-"""Opset 17 and IR 8 are read by every TensorRT from 8.5 to 11 and by ONNX Runtime (tensorrt.md 1.4)."""
+"""Read, with opset 17, by every TensorRT from 8.5 to 11 and by ONNX Runtime (tensorrt.md 1.4)."""
 
-DOMAIN = "deepir"
-POOL_OPERATOR = "RoIMaxPool"
-"""RoIMaxPool(x[N,C,H,W], rois int32[R,4] = y0,x0,y1,x1 in cells, ends exclusive) -> [N,R,C]; no attributes."""
-
-REGIONS_NAME = "regions"
-"""The tensor (N, R, C) between the pooling and the head."""
-
-_MAP_NAME = "map"
 _EXPORTER_OPSET = 18
+_NEW_IN_RESIZE = ("antialias", "axes", "keep_aspect_ratio_policy")
 
 
 def build_onnx(model: Model) -> Any:
@@ -42,15 +32,12 @@ def build_onnx(model: Model) -> Any:
     if len(model.spec.sizes) != 1 or model.spec.resize != "stretch":
         message = (
             f"this model has the sizes {model.spec.sizes} with resize {model.spec.resize}; only a model of one fixed "
-            "size can be exported: distil it into a student, or set one with deepir-distill whiten --scales 1"
+            "size can be exported: distil it into a student, or give the size, as in deepir-export --size 384x512"
         )
         raise OptionError(message)
     proto = _export_trunk(model)
     _rename(proto.graph)
-    shape = [dim.dim_value for dim in proto.graph.output[0].type.tensor_type.shape.dim]
-    windows = region_windows(image_regions(*model.spec.size, model.spec.levels), shape[2], shape[3], model.spec.stride)
-    _append_head(proto.graph, model, windows)
-    proto.functions.append(_pool_function(windows, shape[3]))
+    _append_head(proto, model)
     proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     proto.producer_name = "deepir"
     write_card(proto, ModelCard(model.sealed().spec))
@@ -73,9 +60,12 @@ def check(proto: Any) -> None:
 
 
 def _export_trunk(model: Model) -> Any:
+    from deepir.distill.network import maps_module
+
     torch, onnx = need("torch"), need("onnx")
     images = torch.zeros(2, 3, *model.spec.size)
-    trunk = model.network.trunk.cpu().eval()
+    maps = len(model.network.strides)
+    trunk = maps_module(model.network).cpu().eval()
     # the exporter tells its own story on several channels; what matters is checked afterwards
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -86,13 +76,17 @@ def _export_trunk(model: Model) -> Any:
             dynamo=True,
             opset_version=_EXPORTER_OPSET,
             input_names=[INPUT_NAME],
-            output_names=[_MAP_NAME],
+            output_names=[layer_name(MAP_NAME, position, maps) for position in range(maps)],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
     proto = program.model_proto
+    for node in proto.graph.node:
+        _use_older_form(node)
     newer = {
-        n.op_type for n in proto.graph.node if onnx.defs.get_schema(n.op_type, _EXPORTER_OPSET).since_version > OPSET
+        n.op_type
+        for n in proto.graph.node
+        if n.op_type != "Resize" and onnx.defs.get_schema(n.op_type, _EXPORTER_OPSET).since_version > OPSET
     }
     if newer:
         message = f"the trunk {model.spec.backbone} needs the operators {sorted(newer)} of a newer opset than {OPSET}"
@@ -103,6 +97,14 @@ def _export_trunk(model: Model) -> Any:
     del clean.graph.value_info[:]
     clean.graph.name = "deepir"
     return clean
+
+
+def _use_older_form(node: Any) -> None:
+    """Take from a Resize what only opset 18 knows; nearest-neighbour upsampling does not use it."""
+    if node.op_type == "Resize":
+        kept = [attribute for attribute in node.attribute if attribute.name not in _NEW_IN_RESIZE]
+        del node.attribute[:]
+        node.attribute.extend(kept)
 
 
 def _rename(graph: Any) -> None:
@@ -124,70 +126,19 @@ def _rename(graph: Any) -> None:
         del node.metadata_props[:]
 
 
-def _append_head(graph: Any, model: Model, windows: Windows) -> None:
+def _append_head(proto: Any, model: Model) -> None:
     onnx = need("onnx")
-    make = onnx.helper.make_node
-    layer = model.network.whitening
-    constants: dict[str, NDArray[Any]] = {
-        "rois": windows,
-        "length_floor": np.array(LENGTH_FLOOR, dtype=np.float32),
-        "region_axis": np.array([1], dtype=np.int64),
-    }
-    nodes = [make(POOL_OPERATOR, [_MAP_NAME, "rois"], [REGIONS_NAME], name="roi_max_pool", domain=DOMAIN)]
-    nodes += _normalise(REGIONS_NAME, "regions_normalised")
-    last = "regions_normalised"
-    if layer is not None:
-        constants["whitening.weight"] = np.ascontiguousarray(layer.weight.detach().cpu().numpy().T)
-        constants["whitening.bias"] = layer.bias.detach().cpu().numpy()
-        nodes.append(make("MatMul", [last, "whitening.weight"], ["projected"], name="whitening"))
-        nodes.append(make("Add", ["projected", "whitening.bias"], ["whitened"], name="whitening_bias"))
-        nodes += _normalise("whitened", "whitened_normalised")
-        last = "whitened_normalised"
-    nodes.append(make("ReduceSum", [last, "region_axis"], ["aggregated"], name="aggregate", keepdims=0))
-    nodes += _normalise("aggregated", OUTPUT_NAME)
-    graph.node.extend(nodes)
-    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
-    del graph.output[:]
-    shape = ["batch", model.spec.channels if layer is None else layer.out_features]
-    graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, shape))
-
-
-def _normalise(source: str, target: str) -> list[Any]:
-    """Division by the length, in four plain operators that every TensorRT fuses."""
-    make = need("onnx.helper").make_node
-    length, floored = f"{target}_length", f"{target}_floored"
-    return [
-        make("ReduceL2", [source], [length], name=length, axes=[-1], keepdims=1),
-        make("Max", [length, "length_floor"], [floored], name=floored),
-        make("Div", [source, floored], [target], name=target),
+    graph = proto.graph
+    shapes = [[dim.dim_value for dim in output.type.tensor_type.shape.dim] for output in graph.output]
+    strides = model.network.strides
+    windows = [
+        head_windows(model.spec.head, model.spec.size, (shape[2], shape[3]), stride)
+        for shape, stride in zip(shapes, strides, strict=True)
     ]
-
-
-def _pool_function(windows: Windows, map_width: int) -> Any:
-    """The body of RoIMaxPool for a map of fixed size: MaxPool of stride 1 for each window size, then Gather."""
-    helper = need("onnx.helper")
-    nodes: list[Any] = []
-
-    def constant(name: str, values: list[int]) -> str:
-        nodes.append(helper.make_node("Constant", [], [name], value_ints=values))
-        return name
-
-    flat = constant("flat", [0, 0, -1])
-    sizes = sorted({(int(bottom - top), int(right - left)) for top, left, bottom, right in windows})
-    order: list[int] = []
-    for number, (height, width) in enumerate(sizes):
-        rows = [
-            r for r, (top, left, bottom, right) in enumerate(windows) if (bottom - top, right - left) == (height, width)
-        ]
-        positions = [int(windows[r][0]) * (map_width - width + 1) + int(windows[r][1]) for r in rows]
-        order += rows
-        pooled, cells, picked = f"pooled_{number}", f"cells_{number}", f"picked_{number}"
-        nodes.append(helper.make_node("MaxPool", ["x"], [pooled], kernel_shape=[height, width], strides=[1, 1]))
-        nodes.append(helper.make_node("Reshape", [pooled, flat], [cells]))
-        nodes.append(helper.make_node("Gather", [cells, constant(f"positions_{number}", positions)], [picked], axis=2))
-    nodes.append(helper.make_node("Concat", [f"picked_{n}" for n in range(len(sizes))], ["by_size"], axis=2))
-    back = constant("back", [int(position) for position in np.argsort(order)])
-    nodes.append(helper.make_node("Gather", ["by_size", back], ["ordered"], axis=2))
-    nodes.append(helper.make_node("Transpose", ["ordered"], ["y"], perm=[0, 2, 1]))
-    opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(DOMAIN, POOL_OPERATOR, ["x", "rois"], ["y"], nodes, opsets)
+    head = HeadGraph(model.network, windows, [shape[3] for shape in shapes])
+    graph.node.extend(head.nodes)
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in head.constants.items())
+    del graph.output[:]
+    shape = ["batch", model.network.dim]
+    graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, shape))
+    proto.functions.extend(head.functions)

@@ -1,5 +1,8 @@
 """FP16: the trunk and the pooling in half precision, the head in FP32 (tensorrt.md 3.1)."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,7 +10,8 @@ import numpy as np
 from deepir.calib.onnx_file import read_card, write_card
 from deepir.card import INPUT_NAME, ModelCard
 from deepir.errors import ModelError
-from deepir.export.graph import POOL_OPERATOR, REGIONS_NAME
+from deepir.export.head_graph import MAP_NAME
+from deepir.export.pool_graph import POOL_OPERATOR
 from deepir.optional import need
 from deepir.spec import Numerics
 
@@ -25,22 +29,43 @@ def to_fp16(proto: Any) -> Any:
     half.CopyFrom(proto)
     graph = half.graph
     nodes = list(graph.node)
-    pool = next(number for number, node in enumerate(nodes) if node.op_type == POOL_OPERATOR)
-    trunk, head = nodes[: pool + 1], nodes[pool + 1 :]
+    border = _border(nodes)
+    trunk, head = nodes[: border.nodes], nodes[border.nodes :]
     used = {name for node in trunk for name in node.input}
     for tensor in graph.initializer:
         if tensor.name in used and tensor.data_type == onnx.TensorProto.FLOAT:
             tensor.CopyFrom(_half(tensor))
     for node in trunk:
         node.input[:] = [f"{name}/half" if name == INPUT_NAME else name for name in node.input]
-        node.output[:] = [f"{name}/half" if name == REGIONS_NAME else name for name in node.output]
+        node.output[:] = [f"{name}/half" if name in border.tensors else name for name in node.output]
     make = onnx.helper.make_node
     cast_in = make("Cast", [INPUT_NAME], [f"{INPUT_NAME}/half"], name="to_half", to=onnx.TensorProto.FLOAT16)
-    cast_out = make("Cast", [f"{REGIONS_NAME}/half"], [REGIONS_NAME], name="to_float", to=onnx.TensorProto.FLOAT)
+    cast_out = [
+        make("Cast", [f"{name}/half"], [name], name=f"{name}/to_float", to=onnx.TensorProto.FLOAT)
+        for name in border.tensors
+    ]
     del graph.node[:], graph.value_info[:]
-    graph.node.extend([cast_in, *trunk, cast_out, *head])
+    graph.node.extend([cast_in, *trunk, *cast_out, *head])
     write_card(half, ModelCard(read_card(proto).spec, Numerics.FP16))
     return half
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """How many nodes compute in half precision, and the tensors that are cast back after them."""
+
+    nodes: int
+    tensors: list[str]
+
+
+def _border(nodes: Sequence[Any]) -> _Border:
+    """After max pooling; before other poolings, whose powers and sums go beyond what FP16 can hold."""
+    pools = [number for number, node in enumerate(nodes) if node.op_type.startswith(POOL_OPERATOR)]
+    if pools:
+        return _Border(pools[-1] + 1, [nodes[number].output[0] for number in pools])
+    maps = [name for node in nodes for name in node.output if re.fullmatch(rf"{MAP_NAME}(_\d+)?", name)]
+    first = next(number for number, node in enumerate(nodes) if set(node.input) & set(maps))
+    return _Border(first, maps)
 
 
 def _half(tensor: Any) -> Any:

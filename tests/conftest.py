@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from deepir.descriptors import Whitening
 from deepir.distill.backbone import wrap_module
 from deepir.distill.checkpoint import Model, new_model
 from deepir.spec import Size
+from deepir.whitening import Whitening
 
 LABELS = ("bread", "milk", "salt", "soap", "tea", "wine")
 SIDE = 72

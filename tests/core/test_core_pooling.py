@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepir.pooling import FloatArray, rmac_tail, roi_max_pool
+from deepir.errors import ShapeError
+from deepir.pooling import FloatArray, caffe_roi_pooling, rmac_tail, roi_max_pool, roi_pool
 from deepir.regions import Regions, image_regions, region_windows
 
 DATA = Path(__file__).parents[1] / "data"
@@ -35,19 +36,19 @@ def golden_pooled() -> FloatArray:
     return roi_max_pool(golden_map(), region_windows(image_regions(192, 256, 2), 6, 8, STRIDE))
 
 
-def pooled_by_torchvision(map_nchw: FloatArray, regions: Regions) -> FloatArray:
+def pooled_by_torchvision(map_nchw: FloatArray, regions: Regions, stride: int = STRIDE) -> FloatArray:
     torch = pytest.importorskip("torch")
     roi_pool = pytest.importorskip("torchvision").ops.roi_pool
     boxes = [torch.from_numpy(regions.astype(np.float32))] * len(map_nchw)
-    pooled = roi_pool(torch.from_numpy(map_nchw), boxes, (1, 1), 1 / STRIDE)
+    pooled = roi_pool(torch.from_numpy(map_nchw), boxes, (1, 1), 1 / stride)
     return pooled.numpy().reshape(len(map_nchw), len(regions), -1)
 
 
-def pooled_by_onnxruntime(map_nchw: FloatArray, regions: Regions) -> FloatArray:
+def pooled_by_onnxruntime(map_nchw: FloatArray, regions: Regions, stride: int = STRIDE) -> FloatArray:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     node = onnx.helper.make_node(
-        "MaxRoiPool", ["map", "regions"], ["pooled"], pooled_shape=[1, 1], spatial_scale=1 / STRIDE
+        "MaxRoiPool", ["map", "regions"], ["pooled"], pooled_shape=[1, 1], spatial_scale=1 / stride
     )
     names = ("map", "regions", "pooled")
     infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
@@ -117,3 +118,60 @@ def test_a_region_without_response_contributes_the_bias_alone() -> None:
     weight_dc, bias_d = golden_whitening()
     descriptor_nd = rmac_tail(np.zeros((1, 1, 6), dtype=np.float32), weight_dc, bias_d)
     np.testing.assert_allclose(descriptor_nd[0], bias_d / np.linalg.norm(bias_d), atol=1e-6)
+
+
+@pytest.mark.parametrize("oracle", [pooled_by_torchvision, pooled_by_onnxruntime])
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_pooling_of_middle_layers_equals_an_independent_one_bit_for_bit(stride: int, oracle) -> None:
+    map_nchw = np.random.default_rng(5).standard_normal((1, 3, 384 // stride, 500 // stride), dtype=np.float32)
+    regions = image_regions(384, 500, 3)
+    pooled = roi_max_pool(map_nchw, region_windows(regions, *map_nchw.shape[2:], stride))
+    np.testing.assert_array_equal(pooled, oracle(map_nchw, regions, stride))
+
+
+def test_each_row_of_the_caffe_layer_is_pooled_on_its_own_image() -> None:
+    torch = pytest.importorskip("torch")
+    roi_pooling = pytest.importorskip("torchvision").ops.roi_pool
+    map_nchw = np.random.default_rng(6).standard_normal((3, 4, 12, 16), dtype=np.float32)
+    rows = np.array([[2, 0, 0, 383, 383], [0, 128, 0, 511, 383], [1, 400, 16, 500, 100]], dtype=np.float32)
+    expected = roi_pooling(torch.from_numpy(map_nchw), torch.from_numpy(rows), (1, 1), 1 / 32).numpy()
+    np.testing.assert_array_equal(caffe_roi_pooling(map_nchw, rows, 32), expected.reshape(3, 4))
+
+
+def test_no_rows_give_no_vectors() -> None:
+    assert caffe_roi_pooling(golden_map(), np.zeros((0, 5), np.float32), 32).shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [([[0, 1, 2, 3]], r"regions \(R, 5\)"), ([[1, 0, 0, 9, 9]], "images 1 to 1 of a batch of 1")],
+)
+def test_rows_that_cannot_be_are_refused(rows: list[list[int]], sentence: str) -> None:
+    with pytest.raises(ShapeError, match=sentence):
+        caffe_roi_pooling(golden_map(), np.array(rows, dtype=np.float32), 32)
+
+
+def one_row_map(*values: float) -> FloatArray:
+    return np.array(values, dtype=np.float32).reshape(1, 1, 1, -1)
+
+
+WHOLE = np.array([[0, 0, 1, 4]], dtype=np.int32)
+
+
+def test_the_generalised_mean_of_0_1_2_3_with_power_3_is_2_080084() -> None:
+    assert roi_pool(one_row_map(0, 1, 2, 3), WHOLE, "gem", 3.0).item() == pytest.approx(2.080084, abs=1e-6)
+
+
+def test_the_generalised_mean_with_power_1_is_the_mean() -> None:
+    map_nchw = np.random.default_rng(7).random((2, 3, 5, 6), dtype=np.float32)
+    windows = region_windows(image_regions(40, 48, 2), 5, 6, 8)
+    np.testing.assert_allclose(roi_pool(map_nchw, windows, "gem", 1.0), roi_pool(map_nchw, windows, "mean"), atol=1e-5)
+
+
+def test_the_generalised_mean_with_a_large_power_approaches_the_maximum() -> None:
+    assert roi_pool(one_row_map(0, 1, 2, 3), WHOLE, "gem", 40.0).item() == pytest.approx(3, rel=0.04)
+
+
+def test_the_mean_is_that_of_the_cells_of_each_window() -> None:
+    windows = np.array([[0, 0, 1, 2], [0, 2, 1, 4], [0, 3, 1, 3]], dtype=np.int32)
+    assert roi_pool(one_row_map(0, 1, 2, 3), windows, "mean").reshape(-1).tolist() == [0.5, 2.5, 0.0]

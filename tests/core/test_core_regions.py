@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.errors import ShapeError
-from deepir.regions import Regions, Windows, image_regions, region_windows
+from deepir.head import Head
+from deepir.regions import Regions, Windows, head_windows, image_regions, map_windows, region_windows
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "rmac_image_grid.json").read_text())
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = json.loads((DATA / "rmac_image_grid.json").read_text())
+GOLDEN_ON_MAPS = json.loads((DATA / "rmac_featuremap_grid.json").read_text())
 SHORT = 300
 LONG_SIDES = {1.0: 300, 1.4: 420, 2.1: 630, 2.7: 810, 3.3: 990, 4.0: 1200, 4.5: 1350}
 COUNTS = {
@@ -120,3 +123,33 @@ def test_a_region_of_one_pixel_covers_one_cell() -> None:
 def test_the_whole_image_covers_the_whole_map_at_every_stride(stride: int) -> None:
     whole: Windows = region_windows(image_regions(64, 96, 0), 64 // stride, 96 // stride, stride)
     assert whole.tolist() == [[0, 0, 64 // stride, 96 // stride]]
+
+
+@pytest.mark.parametrize("case", GOLDEN_ON_MAPS, ids=case_name)
+def test_the_grid_on_a_map_equals_the_golden_one(case: dict) -> None:
+    y0, x0, y1, x1 = map_windows(case["H"], case["W"], case["L"]).T
+    assert np.stack([x0, y0, x1 - x0], axis=1).tolist() == case["regions_xys"]
+    np.testing.assert_array_equal(x1 - x0, y1 - y0)
+
+
+def test_the_whole_map_comes_first_when_asked() -> None:
+    whole, *grid = map_windows(10, 30, 3, whole_first=True).tolist()
+    assert (whole, grid) == ([0, 0, 10, 30], map_windows(10, 30, 3).tolist())
+
+
+@pytest.mark.parametrize("grid", ["image", "map", "map+whole"])
+def test_a_head_without_levels_takes_the_whole_map(grid: str) -> None:
+    assert head_windows(Head(levels=0, grid=grid), (450, 330), (15, 11), 32).tolist() == [[0, 0, 15, 11]]
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_a_head_lays_the_image_grid_on_a_map_of_any_stride(stride: int) -> None:
+    windows = head_windows(Head(levels=2), (384, 512), (384 // stride, 512 // stride), stride)
+    expected = region_windows(image_regions(384, 512, 2), 384 // stride, 512 // stride, stride)
+    np.testing.assert_array_equal(windows, expected)
+
+
+@pytest.mark.parametrize("grid", ["map", "map+whole"])
+def test_a_head_lays_the_map_grid_on_the_cells(grid: str) -> None:
+    windows = head_windows(Head(levels=3, grid=grid), (600, 800), (19, 25), 32)
+    np.testing.assert_array_equal(windows, map_windows(19, 25, 3, whole_first=grid == "map+whole"))

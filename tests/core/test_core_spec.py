@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.errors import SpecError
+from deepir.head import Head
 from deepir.spec import ModelSpec, Size, parse_scales, parse_size, scaled_sizes
 
 FIELDS = {
@@ -30,7 +31,7 @@ OTHER_VALUES = {
     "dim": 64,
     "resize": "longest",
     "interpolation": "bilinear",
-    "levels": 3,
+    "head": Head(levels=3),
     "whitening": "shop",
     "weights": "ab12",
 }
@@ -42,6 +43,14 @@ def spec(**changes: object) -> ModelSpec:
 
 sides = st.integers(32, 8192)
 triples = st.tuples(*[st.floats(0.0078125, 255)] * 3)
+heads = st.builds(
+    Head,
+    pooling=st.sampled_from(["max", "mean", "gem"]),
+    levels=st.integers(0, 8),
+    grid=st.sampled_from(["image", "map", "map+whole"]),
+    combine=st.sampled_from(["sum", "max"]),
+) | st.builds(Head, fusion=st.just("concat"), middle=st.permutations([1, 2, 3]).map(tuple))
+
 specs = st.builds(
     ModelSpec,
     backbone=st.text(),
@@ -53,7 +62,7 @@ specs = st.builds(
     dim=st.integers(1, 65536),
     resize=st.sampled_from(["stretch", "longest"]),
     interpolation=st.sampled_from(["area", "bilinear"]),
-    levels=st.integers(0, 8),
+    head=heads,
     whitening=st.text(),
     weights=st.text("0123456789abcdef"),
 )
@@ -109,9 +118,6 @@ def test_the_fingerprint_is_sixteen_hex_digits() -> None:
         ({"stride": 0}, "stride .* got 0"),
         ({"stride": 33}, "stride .* got 33"),
         ({"stride": 16.0}, "stride must be a whole number .* got 16.0"),
-        ({"levels": -1}, "levels .* got -1"),
-        ({"levels": 9}, "levels .* got 9"),
-        ({"levels": True}, "levels .* got True"),
         ({"channels": 0}, "channels .* got 0"),
         ({"channels": 65537}, "channels .* got 65537"),
         ({"dim": 0}, "dim .* got 0"),
@@ -153,7 +159,8 @@ def without(name: str) -> str:
         (edited(sizes=[[224.5, 224]]), "got 224.5"),
         (edited(mean="grey"), "incomplete or foreign"),
         (edited(dim="many"), "dim .* got many"),
-        (edited(levels=99), "levels .* got 99"),
+        (edited(head={"levels": 99, "middle": []}), "levels .* got 99"),
+        (edited(head={"levels": 2}), "incomplete or foreign: .*middle"),
     ],
 )
 def test_a_damaged_description_is_refused_with_the_reason(text: str, sentence: str) -> None:
@@ -199,7 +206,16 @@ def test_scales_are_factors_or_sizes(text: str, sizes: tuple[Size, ...]) -> None
     assert parse_scales(text, (384, 512)) == sizes
 
 
-@pytest.mark.parametrize("text", ["", "0.5,", "0.5,320", "-1", "nan", "half"])
+def test_scales_with_a_sign_are_added_to_the_size() -> None:
+    assert parse_scales("-250,0,+250", (800, 600)) == ((550, 350), (800, 600), (1050, 850))
+
+
+def test_scales_with_a_sign_that_are_no_pixels_are_refused() -> None:
+    with pytest.raises(SpecError, match="pixels to add such as -250,0,"):
+        parse_scales("-0.5,0,+0.5", (800, 800))
+
+
+@pytest.mark.parametrize("text", ["", "0.5,", "0.5,320", "nan", "half"])
 def test_scales_in_another_form_are_refused(text: str) -> None:
     with pytest.raises(SpecError, match="expected a size such as"):
         parse_scales(text, (384, 512))

@@ -19,8 +19,8 @@ from deepir.distill.metric import MetricConfig, set_training, train_metric
 from deepir.distill.pictures import Augmentation
 from deepir.distill.student import DistilConfig, align_head, distil, distil_loss, training_views
 from deepir.distill.targets import TargetStore, View, teacher_targets
-from deepir.distill.whitening import whiten
-from deepir.errors import InputError, MissingDependency, OptionError, ShapeError
+from deepir.distill.whitening import WhitenConfig, whiten
+from deepir.errors import InputError, MissingDependency, OptionError
 from deepir.image import list_images, read_image
 
 MakeModel = Callable[..., Model]
@@ -148,30 +148,6 @@ def test_frozen_batch_norm_keeps_its_statistics(make_model: MakeModel) -> None:
     torch.testing.assert_close(network.trunk.stem[1].running_mean, before)
 
 
-def test_whitening_decorrelates_the_regions_it_was_fitted_on(make_model: MakeModel, pictures: Path) -> None:
-    from deepir.distill.describe import region_vectors
-
-    paths = list_images(pictures)
-    model = whiten(make_model(), [paths], dim=6, power=0.5)
-    vectors = np.concatenate(region_vectors(model, [read_image(path) for path in paths]))
-    layer = model.network.whitening
-    projected = vectors @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-    np.testing.assert_allclose(np.cov(projected.T, bias=True), np.eye(6), atol=1e-2)
-    assert "dim 6 power 0.5" in model.spec.whitening
-
-
-def test_folders_weigh_the_same_however_many_pictures_they_hold(make_model: MakeModel, pictures: Path) -> None:
-    tea, milk = list_images(pictures / "tea"), list_images(pictures / "milk")
-    once = whiten(make_model(), [tea, milk], dim=4).network.whitening.weight.detach()
-    often = whiten(make_model(), [tea * 5, milk], dim=4).network.whitening.weight.detach()
-    torch.testing.assert_close(once, often, rtol=1e-3, atol=1e-3)
-
-
-def test_more_dimensions_than_channels_are_refused(make_model: MakeModel, pictures: Path) -> None:
-    with pytest.raises(ShapeError, match="cannot carry 13"):
-        whiten(make_model(), [list_images(pictures)], dim=13)
-
-
 def test_a_view_is_the_same_crop_every_time(pictures: Path) -> None:
     path = list_images(pictures)[0]
     np.testing.assert_array_equal(View(path, 3).read(), View(path, 3).read())
@@ -219,7 +195,7 @@ def test_the_distillation_loss_is_zero_for_a_perfect_student() -> None:
 
 def test_distillation_brings_the_student_to_its_teacher(make_model: MakeModel, pictures: Path, tmp_path: Path) -> None:
     paths = list_images(pictures)
-    teacher = whiten(make_model(sizes=((48, 48), (64, 64), (96, 96)), seed=1), [paths], dim=8)
+    teacher = whiten(make_model(sizes=((48, 48), (64, 64), (96, 96)), seed=1), [paths], WhitenConfig(dim=8))
     views = training_views(paths, 3)
     targets = teacher_targets(teacher, views, tmp_path / "cache")
     whole = [row for row, view in enumerate(views) if view.number == 0]

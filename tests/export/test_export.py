@@ -18,7 +18,8 @@ from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, new_model, save_model
 from deepir.errors import GateError, ModelError, OptionError
 from deepir.export.cli import main
-from deepir.export.graph import DOMAIN, IR_VERSION, OPSET, POOL_OPERATOR, build_onnx
+from deepir.export.graph import IR_VERSION, build_onnx
+from deepir.export.pool_graph import DOMAIN, OPSET, POOL_OPERATOR, pool_function
 from deepir.export.precision import to_fp16
 from deepir.export.verify import FP32_TOLERANCE, prove
 from deepir.image import list_images
@@ -96,8 +97,6 @@ def test_names_are_those_of_the_weights_and_the_same_each_time(make_model: MakeM
 @pytest.mark.parametrize("levels", [0, 1, 2, 3])
 @pytest.mark.parametrize("size", [(128, 160), (96, 96), (64, 300)])
 def test_the_body_of_the_pooling_equals_the_reference_to_the_bit(size: tuple[int, int], levels: int) -> None:
-    from deepir.export.graph import _pool_function
-
     height, width = size[0] // 8, size[1] // 8
     windows = region_windows(image_regions(*size, levels), height, width, 8)
     map_nchw = np.random.default_rng(0).normal(size=(2, 5, height, width)).astype(np.float32)
@@ -110,7 +109,7 @@ def test_the_body_of_the_pooling_equals_the_reference_to_the_bit(size: tuple[int
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     proto = helper.make_model(
-        graph, opset_imports=opsets, ir_version=IR_VERSION, functions=[_pool_function(windows, width)]
+        graph, opset_imports=opsets, ir_version=IR_VERSION, functions=[pool_function(POOL_OPERATOR, windows, width)]
     )
     np.testing.assert_array_equal(run(proto, map_nchw), roi_max_pool(map_nchw, windows))
 

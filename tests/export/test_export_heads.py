@@ -1,0 +1,140 @@
+"""Every head in ONNX: poolings, grids, fused middle layers and projections equal torch."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.inliner import inline_local_functions
+
+from deepir.calib.onnx_file import open_session
+from deepir.distill.backbone import build_trunk
+from deepir.distill.checkpoint import Model, new_model
+from deepir.distill.layers import WhiteningLayer
+from deepir.distill.middle import choose_trained
+from deepir.export.graph import build_onnx
+from deepir.export.pool_graph import OPSET, pool_function
+from deepir.export.precision import to_fp16
+from deepir.head import FUSIONS, Head
+from deepir.pooling import roi_pool
+from deepir.regions import image_regions, region_windows
+from deepir.whitening import Whitening
+
+SIZE = (64, 96)
+
+
+def images(count: int = 2) -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(count, 3, *SIZE)).astype(np.float32)
+
+
+def run(proto: onnx.ModelProto, images_nchw: np.ndarray) -> np.ndarray:
+    return open_session(proto).run(None, {"images": images_nchw})[0]
+
+
+def layer(channels: int, dim: int, seed: int) -> WhiteningLayer:
+    rng = np.random.default_rng(seed)
+    weight, bias = rng.normal(size=(dim, channels)), rng.normal(scale=0.1, size=dim)
+    return WhiteningLayer.of(Whitening(weight.astype(np.float32), bias.astype(np.float32)))
+
+
+def make(**head: object) -> Model:
+    torch.manual_seed(0)
+    described = Head(**head)
+    model = new_model(build_trunk("timm:resnet10t@3", middle=described.middle), sizes=(SIZE,), head=described)
+    for number, branch in enumerate(model.network.branch_list):
+        branch.whitening = layer(branch.channels, 9, number)
+    model.network.projection = layer(model.network.dim, 7, 5)
+    if described.fusion == "pca-concat-pca":
+        model.network.projection = None
+        model.network.fuse = layer(model.network.dim, 8, 6)
+    model.network.eval()
+    return model
+
+
+def assert_equals_torch(model: Model) -> onnx.ModelProto:
+    with torch.inference_mode():
+        expected = model.network(torch.from_numpy(images())).numpy()
+    proto = build_onnx(model)
+    np.testing.assert_allclose(run(proto, images()), expected, atol=1e-5)
+    return proto
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+@pytest.mark.parametrize("pooling", ["max", "mean", "gem"])
+def test_each_pooling_equals_torch(pooling: str, levels: int) -> None:
+    assert_equals_torch(make(pooling=pooling, levels=levels))
+
+
+@pytest.mark.parametrize("grid", ["map", "map+whole"])
+def test_a_grid_on_the_map_equals_torch(grid: str) -> None:
+    assert_equals_torch(make(grid=grid, levels=2))
+
+
+def test_a_learnt_power_becomes_a_constant() -> None:
+    model = make(pooling="gem", levels=0, normalise_regions=False)
+    with torch.no_grad():
+        model.network.pools[0].power.fill_(2.37)
+    proto = assert_equals_torch(model)
+    (power,) = [value for value in proto.graph.initializer if value.name == "map_power"]
+    assert onnx.numpy_helper.to_array(power) == np.float32(2.37)
+
+
+@pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion != "none"])
+def test_each_fusion_equals_torch(fusion: str) -> None:
+    assert_equals_torch(make(fusion=fusion, middle=(2,)))
+
+
+@pytest.mark.parametrize("middle", [(2, 1), (1, 2)])
+def test_two_middle_layers_keep_their_order(middle: tuple[int, ...]) -> None:
+    proto = assert_equals_torch(make(fusion="concat", middle=middle))
+    names = [function.name for function in proto.functions]
+    assert names == [f"RoIMaxPoolAt{2 ** (stage + 1)}" for stage in middle] + ["RoIMaxPool"]
+
+
+def test_the_relu_of_concat_pca_relu_is_in_the_deployed_graph() -> None:
+    rectified = list(build_onnx(make(fusion="concat-pca-relu", middle=(2,))).graph.node)[-20:]
+    plain = list(build_onnx(make(fusion="concat-pca", middle=(2,))).graph.node)[-20:]
+    assert "Relu" in {node.op_type for node in rectified}
+    assert "Relu" not in {node.op_type for node in plain}
+
+
+def test_a_shift_of_its_own_is_folded_into_the_whitening() -> None:
+    model = make()
+    choose_trained(model.network, "head")
+    with torch.no_grad():
+        model.network.whitening.shift.normal_()
+        model.network.whitening.scale.uniform_(0.5, 2)
+    assert_equals_torch(model)
+
+
+@pytest.mark.parametrize("head", [{"fusion": "concat", "middle": (2,)}, {"pooling": "gem", "levels": 0}])
+def test_the_fp16_form_is_close_and_pools_gem_in_fp32(head: dict) -> None:
+    proto = build_onnx(make(**head))
+    half = to_fp16(proto)
+    assert np.sum(run(half, images()) * run(proto, images()), axis=1).min() > 0.999
+    powers = [value for value in half.graph.initializer if value.name == "map_power"]
+    assert all(value.data_type == onnx.TensorProto.FLOAT for value in powers)
+
+
+def test_the_functions_of_several_maps_can_be_inlined() -> None:
+    proto = build_onnx(make(fusion="concat", middle=(2, 1)))
+    inlined = inline_local_functions(proto)
+    assert not inlined.functions
+    np.testing.assert_array_equal(run(proto, images()), run(inlined, images()))
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_the_body_of_mean_pooling_equals_the_reference(levels: int) -> None:
+    windows = region_windows(image_regions(128, 160, levels), 16, 20, 8)
+    map_nchw = np.random.default_rng(0).normal(size=(2, 5, 16, 20)).astype(np.float32)
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("RoIMeanPool", ["images", "rois"], ["y"], domain="deepir")],
+        "pool",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["n", 5, 16, 20])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", len(windows), 5])],
+        [onnx.numpy_helper.from_array(windows, "rois")],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deepir", 1)]
+    functions = [pool_function("RoIMeanPool", windows, 20)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
+    np.testing.assert_allclose(run(proto, map_nchw), roi_pool(map_nchw, windows, "mean"), atol=1e-6)
