@@ -25,12 +25,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("-o", "--out", type=_FILE, help="INT8 file to write.  [default: MODEL.int8.onnx]")
 @reports_errors
 def main(model: Path, folders: tuple[Path, ...], out: Path | None, *, as_json: bool, **options: Any) -> None:
-    r"""Calibrate MODEL (FP32 .onnx) to INT8 on pictures, and judge the result on pictures it did not see.
+    """Calibrate MODEL (FP32 .onnx) to INT8 on pictures, and judge the result on pictures it did not see.
 
     \b
     Example:
       deepir-calib student.onnx --images photos/
-    """
+    """  # noqa: D301 click needs the character
     out = out or model.with_name(model.stem + ".int8.onnx")
     result = calibrate_file(model, folders, out, CalibrationConfig(**options), lambda line: click.echo(line, err=True))
     if as_json:

@@ -32,12 +32,12 @@ def main(
     out: Path | None,
     **given: Any,
 ) -> None:
-    r"""Export MODEL (.safetensors checkpoint, or the FP32 .onnx) and prove that it is the same function.
+    """Export MODEL (.safetensors checkpoint, or the FP32 .onnx) and prove that it is the same function.
 
     \b
     Example:
       deepir-export student.safetensors --int8 --calib photos/
-    """
+    """  # noqa: D301 click needs the character
     from deepir.export.commands import ExportOptions, export, summary
 
     chosen = [numerics for numerics in Numerics if given[numerics.value]]

@@ -35,9 +35,10 @@ def to_fp16(proto: Any) -> Any:
     for tensor in graph.initializer:
         if tensor.name in used and tensor.data_type == onnx.TensorProto.FLOAT:
             tensor.CopyFrom(_half(tensor))
+    halved = {INPUT_NAME, *border.tensors}
     for node in trunk:
-        node.input[:] = [f"{name}/half" if name == INPUT_NAME else name for name in node.input]
-        node.output[:] = [f"{name}/half" if name in border.tensors else name for name in node.output]
+        node.input[:] = [f"{name}/half" if name in halved else name for name in node.input]
+        node.output[:] = [f"{name}/half" if name in halved else name for name in node.output]
     make = onnx.helper.make_node
     cast_in = make("Cast", [INPUT_NAME], [f"{INPUT_NAME}/half"], name="to_half", to=onnx.TensorProto.FLOAT16)
     cast_out = [
@@ -63,9 +64,13 @@ def _border(nodes: Sequence[Any]) -> _Border:
     pools = [number for number, node in enumerate(nodes) if node.op_type.startswith(POOL_OPERATOR)]
     if pools:
         return _Border(pools[-1] + 1, [nodes[number].output[0] for number in pools])
-    maps = [name for node in nodes for name in node.output if re.fullmatch(rf"{MAP_NAME}(_\d+)?", name)]
-    first = next(number for number, node in enumerate(nodes) if set(node.input) & set(maps))
-    return _Border(first, maps)
+    maps = {
+        name: number
+        for number, node in enumerate(nodes)
+        for name in node.output
+        if re.fullmatch(rf"{MAP_NAME}(_\d+)?", name)
+    }
+    return _Border(max(maps.values()) + 1, list(maps))
 
 
 def _half(tensor: Any) -> Any:

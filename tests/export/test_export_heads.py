@@ -106,7 +106,14 @@ def test_a_shift_of_its_own_is_folded_into_the_whitening() -> None:
     assert_equals_torch(model)
 
 
-@pytest.mark.parametrize("head", [{"fusion": "concat", "middle": (2,)}, {"pooling": "gem", "levels": 0}])
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"fusion": "concat", "middle": (2,)},
+        {"pooling": "gem", "levels": 0},
+        {"fusion": "fpn", "middle": (2,), "pooling": "gem", "levels": 0},
+    ],
+)
 def test_the_fp16_form_is_close_and_pools_gem_in_fp32(head: dict) -> None:
     proto = build_onnx(make(**head))
     half = to_fp16(proto)

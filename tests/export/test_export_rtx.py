@@ -8,9 +8,11 @@ import pytest
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
 from deepir.calib.images import choose_images
 from deepir.calib.onnx_file import write_onnx
-from deepir.distill.checkpoint import Model
+from deepir.distill.backbone import build_trunk
+from deepir.distill.checkpoint import Model, new_model
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
+from deepir.head import Head
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx (Linux on x86-64)")
 pytestmark = pytest.mark.rtx
@@ -77,6 +79,26 @@ def test_every_convolution_of_the_int8_file_is_int8_in_the_plan(model: Model, pi
     _, layers = build(int8.SerializeToString(), model.spec.size)
     assert len(convolutions(layers)) == 3
     assert {input_type(line) for line in convolutions(layers)} == {"Int8"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head(pooling="gem", levels=0, normalise_regions=False),
+        Head(pooling="mean", levels=2),
+        Head(grid="map+whole", levels=3),
+        Head(fusion="pca-concat-pca", middle=(2,)),
+        Head(fusion="fpn", middle=(2,), pooling="gem", levels=0, normalise_regions=False),
+    ],
+    ids=["gem", "r-spoc", "map grid", "pca-concat-pca", "fpn"],
+)
+@pytest.mark.parametrize("numerics", ["fp32", "fp16"])
+def test_other_heads_build(head: Head, numerics: str) -> None:
+    trunk = build_trunk("timm:resnet10t@3", middle=head.middle)
+    proto = build_onnx(new_model(trunk, sizes=((64, 96),), head=head))
+    plan, layers = build((to_fp16(proto) if numerics == "fp16" else proto).SerializeToString(), (64, 96))
+    assert plan
+    assert {input_type(line) for line in convolutions(layers)} == {"Half" if numerics == "fp16" else "Float"}
 
 
 def test_the_pooling_without_its_body_is_refused_by_the_parser(model: Model) -> None:
