@@ -52,7 +52,7 @@ def caffe_roi_pooling(map_nchw: FloatArray, rois_r5: NDArray[np.float32], stride
     if len(images_r) and not 0 <= images_r.min() <= images_r.max() < len(map_nchw):
         message = f"the regions name images {images_r.min()} to {images_r.max()} of a batch of {len(map_nchw)}"
         raise ShapeError(message)
-    windows = region_windows(rois_r5[:, 1:], *map_nchw.shape[2:], stride)
+    windows = region_windows(rois_r5[:, 1:], map_nchw.shape[2], map_nchw.shape[3], stride)
     rows = [
         roi_pool(map_nchw[image : image + 1], window[None])[0, 0]
         for image, window in zip(images_r, windows, strict=True)
@@ -73,5 +73,6 @@ def _pool_cells(cells_nchw: FloatArray, pooling: str, power: float) -> FloatArra
     if pooling == "mean":
         mean: FloatArray = cells_nchw.mean(axis=(2, 3))
         return mean
-    powers: FloatArray = np.maximum(cells_nchw, GEM_FLOOR) ** power
-    return powers.mean(axis=(2, 3)) ** (1 / power)
+    means = (np.maximum(cells_nchw, GEM_FLOOR) ** power).mean(axis=(2, 3))
+    generalised: FloatArray = (means ** (1 / power)).astype(cells_nchw.dtype)
+    return generalised

@@ -64,7 +64,8 @@ def map_windows(map_height: int, map_width: int, levels: int, *, whole_first: bo
     """The grid of Tolias laid on the cells of a map themselves, ordered by level, row, column (method.md 1.1).
 
     Args:
-        map_height, map_width: Cells of the map.
+        map_height: Cells of the map from top to bottom.
+        map_width: Cells from left to right.
         levels: 3 in the original.
         whole_first: Put the whole map before the grid, as cnnimageretrieval does.
 

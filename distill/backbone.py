@@ -112,7 +112,7 @@ def _probe(name: str, module: nn.Module) -> list[tuple[int, int]]:
             shape = tuple(map_nchw.shape)
             message = f"the trunk {name} gives an array of shape {shape}, not a map: use a convolutional network"
             raise OptionError(message)
-    torch.stack([map_nchw.sum() for map_nchw in maps]).sum().backward()
+    torch.stack([map_nchw.sum() for map_nchw in maps]).sum().backward()  # type: ignore[no-untyped-call]
     _drop_unused(module)
     module.zero_grad(set_to_none=True)
     return [(int(map_nchw.shape[1]), _stride(map_nchw)) for map_nchw in maps]

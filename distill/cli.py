@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from deepir.distill.data_cli import collect_command
+from deepir.distill.model_cli import import_weights, inspect_weights
 from deepir.errors import reports_errors
 from deepir.head import COMBINATIONS, FUSIONS, GRIDS, POOLING_NAMES
 from deepir.spec import INTERPOLATIONS
@@ -27,13 +29,18 @@ class _StudentByDefault(click.Group):
 
 @click.group(cls=_StudentByDefault, context_settings={"auto_envvar_prefix": "DEEPIR_DISTILL", "show_default": True})
 def main() -> None:
-    r"""Train and distil R-MAC models.
+    """Train and distil R-MAC models.
 
     \b
     Example:
       deepir-distill train photos/ --trunk timm:resnet50 --pretrained --scales 0.5,1,1.5 -o teacher.safetensors
       deepir-distill teacher.safetensors --images photos/ --student timm:resnet18 -o student.safetensors
-    """
+    """  # noqa: D301 click needs the character
+
+
+main.add_command(collect_command)
+main.add_command(import_weights)
+main.add_command(inspect_weights)
 
 
 def _option_group(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
@@ -110,7 +117,7 @@ def train(images: Path, **options: Any) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="No lines for people.")
 @reports_errors
 def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **options: Any) -> None:
-    r"""Fit the PCA whitening of MODEL on pictures, or learn one from labels.
+    """Fit the PCA whitening of MODEL on pictures, or learn one from labels.
 
     Give the references and the photographs, each with its own --images: fitted on one of them alone, the
     difference between both stays in the descriptors.  Labels are the folders that pictures lie in, or those of the
@@ -119,7 +126,7 @@ def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **o
     \b
     Example:
       deepir-distill whiten teacher.safetensors --images references/ --images photos/ --auto -o white.safetensors
-    """
+    """  # noqa: D301 click needs the character
     from deepir.distill.commands import whiten_model
 
     whiten_model(model, images, out, options, _report(quiet=quiet))
@@ -137,12 +144,12 @@ def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **o
 @click.option("-q", "--quiet", is_flag=True, help="No lines for people.")
 @reports_errors
 def fuse(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **options: Any) -> None:
-    r"""Add middle layers to MODEL, each with its own PCA whitening fitted on pictures; nothing is trained.
+    """Add middle layers to MODEL, each with its own PCA whitening fitted on pictures; nothing is trained.
 
     \b
     Example:
       deepir-distill fuse teacher.safetensors --middle 3,2 --images photos/ -o fused.safetensors
-    """
+    """  # noqa: D301 click needs the character
     from deepir.distill.commands import fuse_model
 
     fuse_model(model, images, out, options, _report(quiet=quiet))

@@ -52,8 +52,8 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
         )
         model = train_metric(model, images, config, _progress(options, report, command), device)
     model = Model(model.network, model.spec.at_sizes(sizes))
-    config = WhitenConfig(dim=options["dim"], power=options["power"])
-    model = whiten(model, [[image.path for image in images]], config, report)
+    whitening = WhitenConfig(dim=options["dim"], power=options["power"])
+    model = whiten(model, [[image.path for image in images]], whitening, report)
     save_model(model, options["out"])
     report(f"{_written(options['out'], model)}, {time.monotonic() - started:.0f} s")
     report(f"next: deepir-distill {options['out']} --images {source} --student timm:resnet18 -o student.safetensors")
@@ -150,7 +150,7 @@ def _check_whitening(options: Options) -> None:
         ("auto", ("dim", "power", "learned"), "chooses dimension and power of a PCA"),
         ("learned", ("power", "standardise"), "learns from pairs, not from variances"),
     ):
-        given = [f"--{other}" for other in others if options[other] not in (None, False)]
+        given = [f"--{other}" for other in others if options[other] is not None and options[other] is not False]
         if options[choice] and given:
             message = f"--{choice} {reason}: leave out {' and '.join(given)}"
             raise OptionError(message)

@@ -65,7 +65,7 @@ class Branch(nn.Module):
         """What the whitening sees: the joined region vectors (N, R, C), or the image's as (N, 1, C) when late."""
         if not self.plan.late:
             return regions_nrc
-        parts = regions_nrc.split(list(self._layer_channels), dim=-1)
+        parts = torch.split(regions_nrc, list(self._layer_channels), dim=-1)
         return torch.cat([normalise(part.sum(dim=1, keepdim=True)) for part in parts], dim=-1)
 
     def forward(self, regions_nrc: Tensor) -> Tensor:

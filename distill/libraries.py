@@ -46,7 +46,7 @@ class StagedTrunk(nn.Sequential):
         maps = {}
         last = images_nchw
         for name, part in self._modules.items():
-            last = maps[name] = part(last)  # type: ignore[misc]
+            last = maps[name] = part(last)
         return [*(maps[name] for name in self._middle_names), last] if self._middle_names else last
 
 
@@ -86,7 +86,7 @@ def caffe_resnet(network: str) -> nn.Module:
     if network not in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
         message = f"the Caffe form is that of resnet18, 34, 50, 101 and 152, got {network!r}"
         raise OptionError(message)
-    model: Any = torchvision_model(network, pretrained=False)
+    model = torchvision_model(network, pretrained=False)
     model.maxpool = nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
     for stage in _CAFFE_STAGES:
         first = getattr(model, stage)[0]

@@ -76,7 +76,8 @@ def choose_trained(network: RMacNetwork, trained: str) -> None:
 
 def head_weights(network: RMacNetwork) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The trainable weights after the trunk, and the trainable biases and shifts, which learn twice as fast."""
-    weights, biases = [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if not name.startswith("trunk.") and parameter.requires_grad:
             (biases if name.endswith(("bias", "shift")) else weights).append(parameter)
@@ -97,7 +98,7 @@ def _with_shift(layer: WhiteningLayer | None) -> WhiteningLayer | None:
 
 
 def _last_stage(trunk: nn.Module) -> nn.Module:
-    stages = [part for name, part in trunk.named_modules() if name.rpartition(".")[2] == "layer4"]
+    stages: list[nn.Module] = [part for name, part in trunk.named_modules() if name.rpartition(".")[2] == "layer4"]
     if len(stages) != 1:
         message = "head+last-stage needs a ResNet with a fourth stage"
         raise OptionError(message)

@@ -47,6 +47,11 @@ class RMacNetwork(nn.Module):
         self.fuse: WhiteningLayer | None = None
         self.projection: WhiteningLayer | None = None
 
+    def pool_power(self, position: int) -> Tensor | None:
+        """The power of the generalised mean of a map; None for other poolings."""
+        pool = self.pools[position]
+        return pool.power if isinstance(pool, RegionPool) else None
+
     @property
     def branch_list(self) -> list[Branch]:
         """The branches as what they are."""

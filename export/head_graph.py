@@ -68,7 +68,7 @@ class HeadGraph:
         self.constants[rois] = windows
         self.functions.append(pool_function(operator, windows, map_width))
         name = layer_name("roi_max_pool" if head.pooling == "max" else "roi_mean_pool", position, maps)
-        power = self._network.pools[position].power
+        power = self._network.pool_power(position)
         if power is None:
             self._add(operator, [source, rois], regions, name=name, domain=DOMAIN)
             return

@@ -1,4 +1,4 @@
-"""The README is true: its Python runs, its commands and options exist, and its marked commands run for real."""
+"""The README and the docs are true: Python runs, commands and options exist, and marked commands run for real."""
 
 import os
 import re
@@ -109,7 +109,10 @@ def _parse_with(command: click.Command, name: str, words: list[str], parent: cli
 
 
 BLOCKS = blocks_of(README)
-COMMANDS = [command for block in BLOCKS if block.info.split(" ")[0] in SHELLS for command in commands_of(block)]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+ALL_BLOCKS = [*BLOCKS, *(block for path in DOCS for block in blocks_of(path.read_text(encoding="utf-8")))]
+COMMANDS = [command for block in ALL_BLOCKS if block.info.split(" ")[0] in SHELLS for command in commands_of(block)]
+SCRIPTS = ("deepir-calib", "deepir-distill", "deepir-eval", "deepir-export", "deepir-index", "deepir-run")
 
 
 @pytest.fixture
@@ -148,6 +151,36 @@ def test_a_command_of_the_readme_exists_with_its_options(
     command: str, installed_commands: Mapping[str, click.Command], any_path_exists: None
 ) -> None:
     parse(words_of(command), installed_commands)
+
+
+def every_command(command: click.Command) -> list[click.Command]:
+    """A command and all below it."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return [command, *(deeper for each in below for deeper in every_command(each))]
+
+
+def test_our_options_in_the_table_for_those_who_come_from_elsewhere_exist(
+    installed_commands: Mapping[str, click.Command],
+) -> None:
+    commands = [each for script in SCRIPTS for each in every_command(installed_commands[script])]
+    known = {option for each in commands for parameter in each.params for option in parameter.opts}
+    known |= {option for each in commands for parameter in each.params for option in parameter.secondary_opts}
+    rows = (ROOT / "docs" / "from-other-systems.md").read_text(encoding="utf-8").splitlines()
+    ours = [
+        option for row in rows if row.startswith("|") for option in re.findall(r"--[a-z]+[a-z-]*", row.split("|")[2])
+    ]
+    assert len(ours) > 30
+    assert [option for option in ours if option not in known] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_example_in_a_help_text_stands_on_lines_of_its_own(
+    script: str, installed_commands: Mapping[str, click.Command]
+) -> None:
+    for command in every_command(installed_commands[script]):
+        text = command.get_help(click.Context(command, info_name=script))
+        assert "\\b" not in text
+        assert "Example:" not in text or re.search(r"^ +Example:$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])

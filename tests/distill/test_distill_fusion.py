@@ -293,7 +293,8 @@ def test_the_last_stage_learns_too_when_asked(fresh_plain: Callable[[], Model]) 
     choose_trained(model.network, "head+last-stage")
     trained = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
     stage = {name for name in trained if name.startswith("trunk.")}
-    assert stage and all(".layer4." in name for name in stage)
+    assert stage
+    assert all(".layer4." in name for name in stage)
     assert trained - stage == TRAINED["1x1conv-eltwise-pca"]
 
 

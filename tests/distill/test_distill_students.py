@@ -61,7 +61,7 @@ def test_one_step_brings_a_student_closer_to_its_teacher(teacher_file: Path, vie
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in weights:
-            weight += weight.std() * torch.randn_like(weight)
+            weight.add_(weight.std() * torch.randn_like(weight))
     optimiser = torch.optim.SGD([*weights, *biases], lr=1e-4)
     tensor = torch.cat([torch.from_numpy(prepare(image, student.spec)) for image in images])
     losses = []
