@@ -1,8 +1,10 @@
 """A folder of pictures becomes the views of an index."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from deepir.datasets import LabelledImage
 from deepir.descriptors import Descriptors
@@ -10,6 +12,7 @@ from deepir.errors import InputError, OptionError
 from deepir.image import Image, list_images, read_image
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import DescriptorIndex
+from deepir.runtime.index_whitening import WhitenConfig
 from deepir.runtime.progress import Advance
 
 
@@ -33,25 +36,60 @@ def enrol(
     images: Sequence[LabelledImage],
     *,
     skip_unreadable: bool = False,
+    whiten: WhitenConfig | None = None,
     advance: Advance = lambda _done: None,
 ) -> list[Path]:
     """Describe the pictures and add them to the index; give those that were skipped.
 
+    With `whiten`, the index's whitening is first fitted on them, and on the photographs that it names.
+
     Raises:
         InputError: A picture cannot be read and `skip_unreadable` is off, or none could be read at all.
-        ShapeError: A picture without content (blank) has no direction.
+        ShapeError: A picture without content (blank) has no direction, or there are too few to whiten with.
     """
-    skipped: list[Path] = []
-    for start in range(0, len(images), extractor.batch_size):
-        batch = images[start : start + extractor.batch_size]
-        readable = _read(batch, skipped, skip_unreadable=skip_unreadable)
-        if readable:
-            _add(index, [image for image, _ in readable], extractor.describe([pixels for _, pixels in readable]))
-        advance(len(batch))
-    if len(skipped) == len(images):
-        message = f"none of the {len(images)} pictures can be decoded, the first is {images[0].path}"
-        raise InputError(message)
-    return skipped
+    reading = _Reading(index, extractor, advance, skip_unreadable=skip_unreadable)
+    batches = reading.described(images)
+    if whiten is not None:
+        batches = iter(kept := list(batches))
+        photographs = [reading.descriptors([LabelledImage(path, "") for path in group]) for group in whiten.photographs]
+        references = np.concatenate([descriptors_nd for _, descriptors_nd in kept])
+        index.whiten([references, *photographs], whiten.power_for(extractor.spec), whiten.dim)
+    for labelled, descriptors_nd in batches:
+        _add(index, labelled, descriptors_nd)
+    return reading.skipped
+
+
+class _Reading:
+    """Reads and describes pictures, and remembers which it had to skip."""
+
+    def __init__(
+        self, index: DescriptorIndex, extractor: Extractor, advance: Advance, *, skip_unreadable: bool
+    ) -> None:
+        self.skipped: list[Path] = []
+        self._index = index
+        self._extractor = extractor
+        self._advance = advance
+        self._skip_unreadable = skip_unreadable
+
+    def described(self, images: Sequence[LabelledImage]) -> Iterator[tuple[list[LabelledImage], Descriptors]]:
+        """A batch of readable pictures at a time, with the model's descriptors."""
+        skipped_before = len(self.skipped)
+        for start in range(0, len(images), self._extractor.batch_size):
+            batch = images[start : start + self._extractor.batch_size]
+            readable = _read(batch, self.skipped, skip_unreadable=self._skip_unreadable)
+            if readable:
+                labelled = [image for image, _ in readable]
+                descriptors_nd = self._extractor.describe([pixels for _, pixels in readable])
+                self._index.check(descriptors_nd, [str(image.path.name) for image in labelled])
+                yield labelled, descriptors_nd
+            self._advance(len(batch))
+        if len(self.skipped) - skipped_before == len(images):
+            message = f"none of the {len(images)} pictures can be decoded, the first is {images[0].path}"
+            raise InputError(message)
+
+    def descriptors(self, images: Sequence[LabelledImage]) -> Descriptors:
+        """The descriptors of all of them, (N, D)."""
+        return np.concatenate([descriptors_nd for _, descriptors_nd in self.described(images)])
 
 
 def _read(

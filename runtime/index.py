@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors, normalise
-from deepir.errors import IndexFileError, IndexModelError, InputError, ShapeError
+from deepir.errors import IndexFileError, IndexModelError, InputError, OptionError, ShapeError
 from deepir.files import file_sha256
-from deepir.runtime.index_file import Footer, ModelReference, read_index, unusable, write_index
+from deepir.runtime.index_check import check_descriptors
+from deepir.runtime.index_file import Footer, ModelReference, check_generation, read_index, unusable, write_index
+from deepir.runtime.index_whitening import IndexWhitening, WhiteningNote, fit_index_whitening
 from deepir.runtime.store import DTYPE, DescriptorStore, usearch_version
 from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, fit_threshold, threshold_from_unknown
 
 _MOST_EXACT = 20_000
 """Up to here comparing with every descriptor takes about a millisecond (field.md 6.4) and misses nothing."""
-
-_LENGTH_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,17 @@ class Hit:
 class DescriptorIndex:
     """Descriptors of one model, each a view of a label. Make one with `create` or `open`."""
 
-    def __init__(self, footer: Footer, store: DescriptorStore, opened_from: Path | None = None) -> None:
+    def __init__(
+        self,
+        footer: Footer,
+        store: DescriptorStore,
+        opened_from: Path | None = None,
+        whitening: IndexWhitening | None = None,
+    ) -> None:
         self._footer = footer
         self._store = store
         self._opened_from = opened_from
+        self._whitening = whitening
         self._views = dict(footer.views)
         self._counts = _count_views(self._views)
         self._threshold = footer.threshold
@@ -62,12 +69,12 @@ class DescriptorIndex:
             InputError: The file is missing.
             IndexFileError: Truncated, damaged, or not written by deepir.
         """
-        content, footer = read_index(Path(path))
+        content, footer, whitening = read_index(Path(path))
         try:
             store = DescriptorStore.restore(content, footer.dim, set(footer.views))
         except IndexFileError as error:
             raise unusable(Path(path), error) from error
-        return cls(footer, store, Path(path).resolve())
+        return cls(footer, store, Path(path).resolve(), whitening)
 
     @property
     def model(self) -> ModelReference:
@@ -76,8 +83,18 @@ class DescriptorIndex:
 
     @property
     def dim(self) -> int:
-        """Values of a descriptor."""
+        """Values of a stored descriptor."""
         return self._footer.dim
+
+    @property
+    def model_dim(self) -> int:
+        """Values of the model's descriptors, which `add` and `search` take."""
+        return self.dim if self.whitening is None else self.whitening.channels
+
+    @property
+    def whitening(self) -> WhiteningNote | None:
+        """What the model's descriptors go through before they are stored or compared; None for nothing."""
+        return self._footer.whitening
 
     @property
     def generation(self) -> int:
@@ -103,8 +120,28 @@ class DescriptorIndex:
     def __len__(self) -> int:
         return len(self._views)
 
+    def whiten(self, groups: Sequence[Descriptors], power: float, dim: int | None = None) -> WhiteningNote:
+        """Fit a whitening for all that is stored and searched from now on (see `fit_index_whitening`).
+
+        It stays as it is when items are added or removed.
+
+        Raises:
+            OptionError: The index is not empty: what is stored was not whitened.
+            ShapeError: Not the model's descriptors, or too few for so many values.
+        """
+        if len(self):
+            message = f"an index is whitened before the first item is added, this one has {len(self)}: build it anew"
+            raise OptionError(message)
+        for group in groups:
+            self.check(group, [f"picture {number}" for number in range(len(group))])
+        self._whitening = fit_index_whitening(groups, power, dim)
+        note = self._whitening.note
+        self._footer = replace(self._footer, dim=note.dim, whitening=note)
+        self._store = DescriptorStore.empty(note.dim)
+        return note
+
     def add(self, label: str, descriptors_nd: Descriptors, views: Sequence[str]) -> None:
-        """Store descriptors under a label, with the name of the image of each.
+        """Store the model's descriptors under a label, with the name of the image of each.
 
         Raises:
             ShapeError: Not (N, D), not one name each, not finite, or not of length 1.
@@ -116,11 +153,11 @@ class DescriptorIndex:
         if len(views) != len(descriptors_nd):
             message = f"expected a name for each descriptor, got {len(views)} for {len(descriptors_nd)}"
             raise ShapeError(message)
-        self._check(descriptors_nd, views)
+        self.check(descriptors_nd, views)
         if not len(views):
             return
         keys = np.arange(self._footer.next_key, self._footer.next_key + len(views), dtype=np.uint64)
-        self._store.add(keys, descriptors_nd.astype(np.float32))
+        self._store.add(keys, self._in_store(descriptors_nd, views).astype(np.float32))
         self._views.update({int(key): (label, view) for key, view in zip(keys, views, strict=True)})
         self._counts[label] += len(keys)
         self._footer = replace(self._footer, next_key=self._footer.next_key + len(keys))
@@ -148,18 +185,20 @@ class DescriptorIndex:
         """The `count` most similar views, best first; fewer when the index is smaller.
 
         Raises:
-            ShapeError: Not a descriptor of this index's size, not finite, or not of length 1.
+            ShapeError: Not a descriptor of the model's size, not finite, or not of length 1.
         """
         return self.search_many(query_1d[None], count)[0]
 
     def search_many(self, queries_qd: Descriptors, count: int) -> list[list[Hit]]:
         """`search` for each row."""
-        self._check(queries_qd, [f"query {number}" for number in range(len(queries_qd))])
+        names = [f"query {number}" for number in range(len(queries_qd))]
+        self.check(queries_qd, names)
         count = min(count, len(self))
         if count < 1:
             return [[] for _ in queries_qd]
         exact = len(self) <= _MOST_EXACT
-        found = (self._store.search(query_1d, count, exact=exact) for query_1d in queries_qd)
+        stored_qd = self._in_store(queries_qd, names)
+        found = (self._store.search(query_1d, count, exact=exact) for query_1d in stored_qd)
         return [[self._hit(key, distance) for key, distance in nearest] for nearest in found]
 
     def search_labels(self, query_1d: NDArray[np.float32], count: int) -> list[Hit]:
@@ -184,13 +223,21 @@ class DescriptorIndex:
         """Compute the threshold from descriptors of things that are not in the index, and keep it.
 
         Raises:
-            ShapeError: Not descriptors of this index's size.
+            ShapeError: Not descriptors of the model's size.
             OptionError: `far` is not between 0 and 1, or nothing is known or given.
         """
         best = [hits[0].similarity for hits in self.search_many(unknown_nd, 1) if hits]
         self._threshold = threshold_from_unknown(np.asarray(best, dtype=np.float32), far)
         self._footer = replace(self._footer, far=far)
         return self._threshold
+
+    def check(self, descriptors_nd: Descriptors, names: Sequence[str]) -> None:
+        """Refuse what are not descriptors of the model: (N, model_dim), each of length 1.
+
+        Raises:
+            ShapeError: Names the first wrong one.
+        """
+        check_descriptors(descriptors_nd, self.model_dim, names)
 
     def check_model(self, card: ModelCard) -> None:
         """Refuse a model whose descriptors cannot be compared with these.
@@ -213,7 +260,8 @@ class DescriptorIndex:
             IndexFileError: Somebody else wrote the file after this index was read from it.
         """
         target = Path(path)
-        self._check_newest(target)
+        if self._opened_from == target.resolve():
+            check_generation(target, self.generation)
         relative = os.path.relpath(self.model.absolute, target.resolve().parent)
         footer = replace(
             self._footer,
@@ -223,40 +271,19 @@ class DescriptorIndex:
             usearch=usearch_version(),
             generation=self._footer.generation + 1,
         )
-        write_index(target, self._store.to_bytes(), footer)
+        write_index(target, self._store.to_bytes(), footer, self._whitening)
         self._footer, self._opened_from = footer, target.resolve()
 
     def _hit(self, key: int, distance: float) -> Hit:
         label, view = self._views[key]
         return Hit(key, label, view, min(1.0, max(-1.0, 1.0 - distance)))
 
-    def _check(self, descriptors_nd: Descriptors, names: Sequence[str]) -> None:
-        if descriptors_nd.ndim != 2 or descriptors_nd.shape[1] != self.dim:
-            message = (
-                f"this index holds descriptors of {self.dim} values, got {descriptors_nd.shape[-1]} "
-                f"(shape {descriptors_nd.shape}): was it built with another model?"
-            )
-            raise ShapeError(message)
-        lengths = np.linalg.norm(descriptors_nd, axis=1)
-        # NaN compares as false, so it is caught here too
-        wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))
-        if len(wrong):
-            message = (
-                f"the descriptor of {names[wrong[0]]} has length {lengths[wrong[0]]:.4g}, expected 1: "
-                "is the picture blank, or was the descriptor not normalised?"
-            )
-            raise ShapeError(message)
-
-    def _check_newest(self, target: Path) -> None:
-        if self._opened_from != target.resolve() or not target.exists():
-            return
-        generation = read_index(target)[1].generation
-        if generation != self.generation:
-            message = (
-                f"{target} was written by another program since it was opened (generation {self.generation}, "
-                f"now {generation}): open it again and repeat the change"
-            )
-            raise IndexFileError(message)
+    def _in_store(self, descriptors_nd: Descriptors, names: Sequence[str]) -> Descriptors:
+        if self._whitening is None:
+            return descriptors_nd
+        whitened_nd = self._whitening(descriptors_nd)
+        check_descriptors(whitened_nd, self.dim, names)
+        return whitened_nd
 
 
 def _count_views(views: dict[int, tuple[str, str]]) -> Counter[str]:

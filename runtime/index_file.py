@@ -1,6 +1,6 @@
 """The bytes of an index: a usearch file, then what deepir knows of it, then a checksum.
 
-    usearch's own bytes | footer, JSON | length of the footer, u64 | SHA-256 of all before it | magic
+    usearch's own bytes | whitening, if any | footer, JSON | its length, u64 | SHA-256 of all before it | magic
 
 usearch ignores what follows its own bytes, so the file opens in any program that reads usearch files.
 """
@@ -15,9 +15,12 @@ from typing import Any
 
 from deepir.errors import IndexFileError, InputError
 from deepir.files import replacing
+from deepir.runtime.index_whitening import IndexWhitening, WhiteningNote
 from deepir.runtime.threshold import Threshold
 
 SCHEMA = "deepir.index/1"
+WHITENED_SCHEMA = "deepir.index/2"
+"""Of an index with a whitening of its own, which versions that know only the first schema must not read without it."""
 
 _MAGIC = b"DEEPIRX1"
 _LENGTH = struct.Struct("<Q")
@@ -47,9 +50,11 @@ class Footer:
     """What deepir knows of the descriptors in the file.
 
     Attributes:
+        dim: Values of a stored descriptor.
         views: For each key its label and the name of the image.
         next_key: Keys are never used twice.
         generation: Grows by one with each save.
+        whitening: What the model's descriptors went through before they were stored; None for nothing.
     """
 
     model: ModelReference
@@ -61,16 +66,19 @@ class Footer:
     dtype: str = "f16"
     usearch: str = ""
     generation: int = 0
+    whitening: WhiteningNote | None = None
 
     def to_json(self) -> str:
         """Each label written once; a view is [key, number of its label, image name]."""
         labels = sorted({label for label, _ in self.views.values()})
         numbers = {label: number for number, label in enumerate(labels)}
         fields = {name: getattr(self, name) for name in ("dim", "next_key", "far", "dtype", "usearch", "generation")}
+        note = {} if self.whitening is None else {"whitening": asdict(self.whitening)}
         return json.dumps(
             {
-                "schema": SCHEMA,
+                "schema": SCHEMA if self.whitening is None else WHITENED_SCHEMA,
                 **fields,
+                **note,
                 "model": asdict(self.model),
                 "threshold": None if self.threshold is None else asdict(self.threshold),
                 "labels": labels,
@@ -88,14 +96,16 @@ class Footer:
         try:
             fields: dict[str, Any] = json.loads(text)
             schema = fields.pop("schema")
-            if schema != SCHEMA:
-                message = f"it has the schema {schema!r}, this version reads {SCHEMA}"
+            if schema not in {SCHEMA, WHITENED_SCHEMA}:
+                message = f"it has the schema {schema!r}, this version reads {SCHEMA} and {WHITENED_SCHEMA}"
                 raise IndexFileError(message)
+            note = _read_note(fields.pop("whitening")) if schema == WHITENED_SCHEMA else None
             labels, views, threshold = fields.pop("labels"), fields.pop("views"), fields.pop("threshold")
             return cls(
                 model=ModelReference(**fields.pop("model")),
                 views={key: (labels[number], name) for key, number, name in views},
                 threshold=None if threshold is None else Threshold(**threshold),
+                whitening=note,
                 **fields,
             )
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -108,14 +118,18 @@ def backup_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.bak")
 
 
-def write_index(path: Path, usearch_bytes: bytes | bytearray, footer: Footer) -> None:
+def write_index(
+    path: Path, usearch_bytes: bytes | bytearray, footer: Footer, whitening: IndexWhitening | None = None
+) -> None:
     """Replace the file, whole or not at all; the generation before it becomes `<name>.bak`.
+
+    The footer's note must be that of the whitening.
 
     Raises:
         InputError: The folder does not exist or cannot be written.
     """
     text = footer.to_json().encode()
-    parts = (usearch_bytes, text, _LENGTH.pack(len(text)))
+    parts = (usearch_bytes, b"" if whitening is None else whitening.to_bytes(), text, _LENGTH.pack(len(text)))
     digest = hashlib.sha256()
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
@@ -128,8 +142,8 @@ def write_index(path: Path, usearch_bytes: bytes | bytearray, footer: Footer) ->
                 shutil.copyfile(path, older)
 
 
-def read_index(path: Path) -> tuple[memoryview, Footer]:
-    """The bytes for usearch, and the footer; nothing is believed before the checksum is right.
+def read_index(path: Path) -> tuple[memoryview, Footer, IndexWhitening | None]:
+    """The bytes for usearch, the footer and the whitening; nothing is believed before the checksum is right.
 
     Raises:
         InputError: The file is missing or unreadable.
@@ -146,6 +160,21 @@ def read_index(path: Path) -> tuple[memoryview, Footer]:
         raise unusable(path, error) from error
 
 
+def check_generation(path: Path, generation: int) -> None:
+    """Refuse to replace a file, if it is there, that is not of the generation that was read from it.
+
+    Raises:
+        IndexFileError: Somebody else wrote it meanwhile.
+    """
+    newest = read_index(path)[1].generation if path.exists() else generation
+    if newest != generation:
+        message = (
+            f"{path} was written by another program since it was opened (generation {generation}, "
+            f"now {newest}): open it again and repeat the change"
+        )
+        raise IndexFileError(message)
+
+
 def unusable(path: Path, reason: IndexFileError) -> IndexFileError:
     """The reason as a whole sentence: the file, its size, and the cure."""
     backup = backup_of(path)
@@ -156,7 +185,11 @@ def unusable(path: Path, reason: IndexFileError) -> IndexFileError:
     )
 
 
-def _split(content: memoryview) -> tuple[memoryview, Footer]:
+def _read_note(fields: dict[str, Any]) -> WhiteningNote:
+    return WhiteningNote(**{**fields, "pictures": tuple(fields["pictures"])})
+
+
+def _split(content: memoryview) -> tuple[memoryview, Footer, IndexWhitening | None]:
     if len(content) < _TRAILER_SIZE or content[-len(_MAGIC) :] != _MAGIC:
         message = "it has no deepir footer (truncated, or written by another program)"
         raise IndexFileError(message)
@@ -169,4 +202,14 @@ def _split(content: memoryview) -> tuple[memoryview, Footer]:
     if length > end:
         message = f"its footer claims {length} bytes"
         raise IndexFileError(message)
-    return content[: end - length], Footer.from_json(str(content[end - length : end], "utf-8"))
+    end -= length
+    footer = Footer.from_json(str(content[end : end + length], "utf-8"))
+    note = footer.whitening
+    if note is None:
+        return content[:end], footer, None
+    if note.size > end or note.dim != footer.dim:
+        message = (
+            f"its whitening gives {note.dim} values in {note.size} bytes, and it holds descriptors of {footer.dim}"
+        )
+        raise IndexFileError(message)
+    return content[: end - note.size], footer, IndexWhitening.from_bytes(note, content[end - note.size : end])

@@ -6,6 +6,7 @@ from typing import Any
 
 from deepir.errors import InputError
 from deepir.runtime.index import DescriptorIndex
+from deepir.runtime.index_whitening import WhiteningNote
 from deepir.runtime.recogniser import Recognition, find_model
 
 _DIGITS = 4
@@ -20,6 +21,7 @@ def index_facts(index: DescriptorIndex, path: Path) -> dict[str, Any]:
         "items": len(index),
         "labels": index.labels,
         "dim": index.dim,
+        "whitening": None if index.whitening is None else asdict(index.whitening),
         "generation": index.generation,
         "threshold": None if index.threshold is None else asdict(index.threshold),
         "model": {**asdict(index.model), "found": _found(index, path)},
@@ -38,6 +40,7 @@ def describe_index(facts: dict[str, Any]) -> str:
     lines = [
         f"index      {facts['path']} ({facts['bytes'] / 1e6:.2f} MB), generation {facts['generation']}",
         f"items      {facts['items']} of {len(labels)} labels, descriptors of {facts['dim']} values",
+        *([] if facts["whitening"] is None else [f"whitening  {WhiteningNote(**facts['whitening'])}"]),
         f"threshold  {limit}",
         f"model      {model['fingerprint']}, {model['found'] or model['absolute'] + ' (not there)'}",
     ]

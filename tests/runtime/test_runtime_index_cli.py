@@ -205,3 +205,68 @@ def test_a_blank_picture_is_refused_by_name(
     result = deepir_index("build", tmp_path / "i.usearch", tmp_path / "things", "--model", model)
     assert result.exit_code == 3
     assert "blank.png has length 0" in result.stderr
+
+
+def test_a_whitened_build_says_so_and_warns_without_photographs(
+    tmp_path: Path, model: Path, catalogue: Path, shop: Path, deepir_index: Command
+) -> None:
+    path = tmp_path / "white.usearch"
+    result = deepir_index("build", path, catalogue, "--model", model, "--whiten")
+    assert result.exit_code == 0, result.stderr
+    assert "whitened: 8 to 8 values, power 0.25, fitted on 12 references, no photographs" in result.stderr
+    assert "warning: fitted on the references alone" in result.stderr
+    facts = json.loads(deepir_index("info", path, "--json").stdout)
+    assert facts["whitening"] == {"channels": 8, "dim": 8, "power": 0.25, "pictures": [12]}
+    assert "whitening  8 to 8 values, power 0.25" in deepir_index("info", path).stdout
+    assert "whitening" not in deepir_index("info", shop).stdout
+    assert json.loads(deepir_index("info", shop, "--json").stdout)["whitening"] is None
+
+
+def test_photographs_take_part_in_the_whitening_and_not_in_the_index(
+    tmp_path: Path, model: Path, catalogue: Path, deepir_index: Command
+) -> None:
+    path = tmp_path / "white.usearch"
+    photographs = ("--whiten-images", catalogue / "red", "--whiten-images", catalogue / "blue")
+    options = ("--whiten-dim", 3, "--whiten-power", 0.4)
+    result = deepir_index("build", path, catalogue / "green", "--model", model, *photographs, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "8 to 3 values, power 0.4, fitted on 3 references and 3+3 photographs" in result.stderr
+    assert "warning: fitted on" not in result.stderr
+    index = DescriptorIndex.open(path)
+    assert (index.labels, index.dim) == ({"0": 1, "1": 1, "2": 1}, 3)
+
+
+def test_a_whitened_index_takes_items_and_answers_queries(
+    tmp_path: Path, model: Path, catalogue: Path, write_picture: WritePicture, deepir_index: Command
+) -> None:
+    path, stripes = tmp_path / "white.usearch", np.zeros((48, 64, 3), np.uint8)
+    stripes[::8] = 255
+    picture = write_picture(tmp_path / "stripes.png", stripes)
+    assert deepir_index("build", path, catalogue, "--model", model, "--whiten").exit_code == 0
+    assert deepir_index("add", path, "stripes", picture).exit_code == 0
+    answer = json.loads(deepir_index("query", path, picture, "--json").stdout)
+    assert (answer["status"], answer["label"], round(answer["similarity"], 2)) == ("match", "stripes", 1)
+    assert deepir_index("query", path, catalogue / "green" / "1.png").stdout.startswith("green  (similarity 1.000")
+
+
+def test_whitening_that_cannot_be_is_one_sentence_with_its_exit_code(
+    tmp_path: Path, model: Path, catalogue: Path, deepir_index: Command
+) -> None:
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.jpg").write_bytes(b"torn")
+    cases: list[tuple[tuple[object, ...], int, str]] = [
+        (("--whiten-dim", 3), 2, "--whiten-images DIR with them"),
+        (("--whiten-power", 0.1), 2, "--whiten-images DIR with them"),
+        (("--whiten", "--whiten-dim", 9), 3, "fewer than 9"),
+        (("--whiten", "--whiten-dim", 0), 2, "got 0"),
+        (("--whiten", "--whiten-power", 0.7), 2, "got 0.7"),
+        (("--whiten-images", tmp_path / "nowhere"), 3, "no such folder"),
+        (("--whiten-images", tmp_path / "torn"), 3, "--skip-unreadable"),
+        (("--whiten-images", tmp_path / "torn", "--skip-unreadable"), 3, "none of the 1 pictures"),
+    ]
+    for words, exit_code, part in cases:
+        result = deepir_index("build", tmp_path / "i.usearch", catalogue, "--model", model, *words)
+        assert (result.exit_code, result.stderr.count("\n"), part in result.stderr) == (exit_code, 1, True), (
+            result.stderr
+        )
+    assert not list(tmp_path.glob("*.usearch*"))
