@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from deepir.distill.data_cli import collect_command
+from deepir.distill.data_cli import codebook_command, collect_command
 from deepir.distill.model_cli import import_weights, inspect_weights
 from deepir.errors import reports_errors
 from deepir.head import COMBINATIONS, FUSIONS, GRIDS, POOLING_NAMES
@@ -38,6 +38,7 @@ def main() -> None:
     """  # noqa: D301 click needs the character
 
 
+main.add_command(codebook_command)
 main.add_command(collect_command)
 main.add_command(import_weights)
 main.add_command(inspect_weights)

@@ -41,7 +41,9 @@ class RegionBank:
 
     def whiten(self, whitening: Whitening) -> NDArray[np.float32]:
         """Every vector through an affine map: (V, D)."""
-        return self.vectors_vc.astype(np.float32) @ whitening.weight_dc.T + whitening.bias_d
+        whitened_vd: NDArray[np.float32] = self.vectors_vc.astype(np.float32) @ whitening.weight_dc.T
+        whitened_vd += whitening.bias_d
+        return whitened_vd
 
     def describe(self, whitened_vd: NDArray[np.float32]) -> Descriptors:
         """The descriptors (N, D) of whitened vectors, as the network has them: L2, sum, L2, resolutions, L2."""

@@ -38,6 +38,8 @@ _VIEW_COLOUR = (0.9, 1.1)
 Mask = NDArray[np.bool_]
 Candidate = tuple[int, float]
 """Dimension and power."""
+Scores = dict[Candidate, NDArray[np.float64]]
+"""For each candidate its average precision on each label, or on each picture where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,10 @@ def whiten_auto(
 
     The pictures are split in halves; each candidate is fitted on each half and judged on the other.  With labels by
     the mean average precision over them, each picture searched among the others, and where groups share labels among
-    the other groups only.  Without, by how well a cropped and re-lit view of a picture finds it.  The candidate that
-    scores best is fitted on all pictures; of equals the smallest.
+    the other groups only.  Without, by how well a cropped and re-lit view of a picture finds it.  Of the candidates
+    within a standard error of the best, the smallest dimension is taken, with its best power, and fitted on all
+    pictures: held-out pictures resemble those fitted on more than a shop's next ones will, which flatters large
+    dimensions.
 
     Args:
         model: Without middle layers; its own whitening is replaced.
@@ -121,19 +125,37 @@ def whiten_auto(
     model.network.eval()
     drop_projections(model, report)
     report(f"judged by {trial.words}")
+    if len(groups) > 1 and not trial.across:
+        report(
+            "warning: too few labels lie in two folders, so that nothing here judges how photographs find references: "
+            "the chosen power may be too small for that"
+        )
     regions = collect_regions(model, map(read_image, trial.paths))
     views = collect_regions(model, _altered(trial.paths)) if trial.by_views else regions
     scores = _rate(trial, regions, views, standardise=standardise)
-    dim, power = max(scores, key=lambda candidate: scores[candidate])
+    dim, power = choose(scores)
     for line in _table(scores):
         report(line)
-    report(f"chosen: dim {dim}, power {power:g}")
+    report(f"chosen: dim {dim}, power {power:g}, the smallest dimension within a standard error of the best score")
     warn_of_few(len(regions.vectors_vc), dim, report)
     components = _components(trial, regions, np.ones(len(trial.paths), dtype=bool), standardise=standardise)
     model.network.whiten_with(components.whitening(dim, power))
     words = f"pca dim {dim} power {power:g}{' standardised' * standardise} on {len(regions.vectors_vc)} regions"
-    chosen = f"best of {len(scores)} candidates by {trial.words}: {scores[dim, power]:.3f}"
+    chosen = f"chosen from {len(scores)} by {trial.words}: {scores[dim, power].mean():.3f}"
     return model.sealed(whitening=f"{words} of {name_pictures(trial.groups)}; {chosen}")
+
+
+def choose(scores: Scores) -> Candidate:
+    """The smallest dimension that scores within a standard error of the best, with its best power.
+
+    The error is that of the best candidate's mean over labels: what differs by less may differ the other way round on
+    other labels, and a smaller descriptor is searched faster.
+    """
+    best = max(scores.values(), key=np.mean)
+    bound = best.mean() - best.std(ddof=1) / np.sqrt(len(best))
+    good = [candidate for candidate, values in scores.items() if values.mean() >= bound]
+    smallest = min(dim for dim, _ in good)
+    return max((each for each in good if each[0] == smallest), key=lambda candidate: scores[candidate].mean())
 
 
 def _plan(groups: Groups, labels: Labels) -> _Trial:
@@ -173,42 +195,41 @@ def _components(trial: _Trial, regions: RegionBank, fitted_n: Mask, *, standardi
     return principal_components(fitted.vectors_vc, weights_n=weights_v, standardise=standardise)
 
 
-def _rate(trial: _Trial, regions: RegionBank, views: RegionBank, *, standardise: bool) -> dict[Candidate, float]:
-    """For each candidate, the smallest first, its mean average precision over the two halves."""
+def _rate(trial: _Trial, regions: RegionBank, views: RegionBank, *, standardise: bool) -> Scores:
+    """Fit every candidate on each half and judge it on the other."""
     halves = trial.halves()
     fits = [_components(trial, regions, ~judged_n, standardise=standardise) for judged_n in halves]
     most = min(components.most for components in fits)
     dims = [dim for dim in DIMS if dim <= most] or [most]
-    scores = {(dim, power): 0.0 for dim in dims for power in POWERS}
+    found: dict[Candidate, list[float]] = {(dim, power): [] for dim in dims for power in POWERS}
     for components, judged_n in zip(fits, halves, strict=True):
-        relevance = trial.relevance(judged_n)
-        group_q = trial.group_n[judged_n]
         banks = [bank.only(judged_n) for bank in ((regions, views) if trial.by_views else (regions,))]
         for power in POWERS:
             whitened = [bank.whiten(components.whitening(dims[-1], power)) for bank in banks]
             for dim in dims:
-                found = [bank.describe(vectors[:, :dim]) for bank, vectors in zip(banks, whitened, strict=True)]
-                similarity_qn = similarities(found[-1], found[0])
-                scores[dim, power] += _mean_ap(similarity_qn, relevance, group_q) / len(halves)
-    return scores
+                sides = [bank.describe(vectors[:, :dim]) for bank, vectors in zip(banks, whitened, strict=True)]
+                found[dim, power] += _precisions(trial, judged_n, similarities(sides[-1], sides[0]))
+    return {candidate: np.array(precisions) for candidate, precisions in found.items()}
 
 
-def _mean_ap(similarity_qn: Descriptors, relevance: tuple[Mask, Mask], group_q: NDArray[np.intp]) -> float:
-    """The mean over groups of the mean over those of their queries that have something to find."""
-    of_group: dict[int, list[float]] = {}
-    for row, searched, sought, group in zip(similarity_qn, *relevance, group_q, strict=True):
+def _precisions(trial: _Trial, judged_n: Mask, similarity_qn: Descriptors) -> list[float]:
+    """For each label, or picture searched with its view, the mean over groups of the mean average precision."""
+    of_label: dict[str, dict[int, list[float]]] = {}
+    rows = np.flatnonzero(judged_n)
+    for row, similarity_n, searched, sought in zip(rows, similarity_qn, *trial.relevance(judged_n), strict=True):
         if sought.any():
-            order = np.argsort(-row[searched], kind="stable")
+            order = np.argsort(-similarity_n[searched], kind="stable")
             precision = average_precision(sought[searched][order], int(sought.sum()))
-            of_group.setdefault(int(group), []).append(precision)
-    return float(np.mean([np.mean(precisions) for precisions in of_group.values()]))
+            label = trial.label_n[row] or str(row)
+            of_label.setdefault(label, {}).setdefault(trial.group_n[row], []).append(precision)
+    return [float(np.mean([np.mean(precisions) for precisions in of_group.values()])) for of_group in of_label.values()]
 
 
-def _table(scores: dict[Candidate, float]) -> Iterator[str]:
-    """The scores x 100, a line for each dimension."""
+def _table(scores: Scores) -> Iterator[str]:
+    """The mean scores x 100, a line for each dimension."""
     yield "  dim" + "".join(f"  power {power:<5g}" for power in POWERS)
     for dim in sorted({dim for dim, _ in scores}):
-        yield f"{dim:5}" + "".join(f"  {100 * scores[dim, power]:11.1f}" for power in POWERS)
+        yield f"{dim:5}" + "".join(f"  {100 * scores[dim, power].mean():11.1f}" for power in POWERS)
 
 
 def _altered(paths: Sequence[Path]) -> Iterator[Image]:
