@@ -1,12 +1,34 @@
-"""Pictures with ground truth: a folder for each label, or a benchmark.json."""
+"""Pictures with ground truth: folders of labels, benchmark.json, CSV, Oxford, Paris, revisited, Holidays."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepir.errors import InputError
-from deepir.image import list_images
+from deepir.errors import InputError, OptionError
+from deepir.holidays import is_holidays, read_holidays
+from deepir.image import Box, list_images
+from deepir.labels_csv import read_csv_set
+from deepir.landmarks import landmark_layout, read_landmarks
+from deepir.retrieval_set import Query, RetrievalSet, as_box, scored_set
+from deepir.revisited import find_ground_truth, read_revisited
+
+__all__ = [
+    "LAYOUTS",
+    "Box",
+    "LabelledImage",
+    "Query",
+    "RetrievalSet",
+    "read_labelled_folder",
+    "read_picture_paths",
+    "read_retrieval_sets",
+    "read_training_images",
+]
+
+LAYOUTS = ("auto", "benchmark", "labels", "csv", "oxford", "paris", "revisited", "holidays")
+
+_BENCHMARK_PROTOCOL = "positives and junk as listed, the query's own image takes no rank"
+_LABELS_PROTOCOL = "every picture is a query for the others of its label, its own image takes no rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,25 +37,6 @@ class LabelledImage:
 
     path: Path
     label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A picture to search with; its own image and its junk are left out of the ranking."""
-
-    key: str
-    image: Path
-    positives: frozenset[Path]
-    junk: frozenset[Path]
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalSet:
-    """A database of pictures and the queries that are scored on it."""
-
-    name: str
-    database: tuple[Path, ...]
-    queries: tuple[Query, ...]
 
 
 def read_labelled_folder(folder: Path) -> list[LabelledImage]:
@@ -50,16 +53,32 @@ def read_labelled_folder(folder: Path) -> list[LabelledImage]:
     return images
 
 
-def read_retrieval_sets(source: Path) -> dict[str, RetrievalSet]:
-    """The scored sets of a benchmark.json (or a folder that has one), else a folder for each label as one set.
+def read_retrieval_sets(source: Path, layout: str = "auto") -> dict[str, RetrievalSet]:
+    """The scored sets of a dataset, by name.
+
+    Args:
+        source: A folder; or the file benchmark.json, a .csv, or a gnd_*.pkl.
+        layout: One of LAYOUTS. `auto` takes benchmark.json where there is one, else gnd_*.pkl, else files *_query.txt
+            (Oxford and Paris), else pictures with the six-digit names of Holidays, else a folder for each label.
 
     Raises:
-        InputError: Nothing there, or not of either form.
+        OptionError: No such layout.
+        InputError: Nothing there, not of that layout, or pictures of it missing.
     """
-    manifest = source / "benchmark.json" if source.is_dir() else source
-    if manifest.is_file():
-        return _read_benchmark_sets(manifest)
-    return {source.name: _every_image_a_query(source)}
+    if layout not in LAYOUTS:
+        message = f"the layout of a dataset is one of {', '.join(LAYOUTS)}, got {layout!r}"
+        raise OptionError(message)
+    chosen = _detect(source) if layout == "auto" else layout
+    if chosen in {"oxford", "paris"}:
+        return read_landmarks(source, chosen)
+    read = {
+        "benchmark": _read_benchmark_sets,
+        "labels": _every_image_a_query,
+        "csv": read_csv_set,
+        "revisited": read_revisited,
+        "holidays": read_holidays,
+    }[chosen]
+    return read(source)
 
 
 def read_training_images(source: Path) -> list[LabelledImage]:
@@ -96,48 +115,66 @@ def read_picture_paths(source: Path) -> list[Path]:
     return list_images(source)
 
 
-def _every_image_a_query(folder: Path) -> RetrievalSet:
+def _detect(source: Path) -> str:
+    by_suffix = {".csv": "csv", ".pkl": "revisited"}
+    if not source.is_dir():
+        return by_suffix.get(source.suffix.lower(), "benchmark") if source.is_file() else "labels"
+    if (source / "benchmark.json").is_file():
+        return "benchmark"
+    if find_ground_truth(source):
+        return "revisited"
+    return landmark_layout(source) or ("holidays" if is_holidays(source) else "labels")
+
+
+def _every_image_a_query(folder: Path) -> dict[str, RetrievalSet]:
     images = read_labelled_folder(folder)
     by_label: dict[str, set[Path]] = {}
     for image in images:
         by_label.setdefault(image.label, set()).add(image.path)
-    queries = tuple(
-        Query(str(image.path.relative_to(folder)), image.path, frozenset(others), frozenset())
-        for image in images
-        if (others := by_label[image.label] - {image.path})
-    )
-    if not queries:
+    if all(len(paths) == 1 for paths in by_label.values()):
         message = f"every label of {folder} has a single picture: scoring needs labels with two or more"
         raise InputError(message)
-    return RetrievalSet(folder.name, tuple(image.path for image in images), queries)
+    queries = [
+        Query(
+            str(image.path.relative_to(folder)),
+            image.path,
+            frozenset(by_label[image.label] - {image.path}),
+            frozenset({image.path}),
+        )
+        for image in images
+    ]
+    name = folder.absolute().name
+    return {name: scored_set(name, [image.path for image in images], queries, _LABELS_PROTOCOL)}
 
 
-def _read_benchmark_sets(manifest: Path) -> dict[str, RetrievalSet]:
+def _read_benchmark_sets(source: Path) -> dict[str, RetrievalSet]:
+    manifest = source / "benchmark.json" if source.is_dir() else source
     sets = _read_json(manifest).get("sets")
     if not sets:
         message = f"{manifest} has no `sets` to score"
         raise InputError(message)
     try:
-        return {name: _read_set(name, entry, manifest.parent) for name, entry in sets.items()}
+        return {name: _read_set(name, entry, manifest) for name, entry in sets.items()}
     except (AttributeError, KeyError, TypeError) as error:
         message = f"{manifest} is not a benchmark.json: {error!r}"
         raise InputError(message) from error
 
 
-def _read_set(name: str, entry: dict[str, Any], root: Path) -> RetrievalSet:
-    queries = tuple(
-        Query(
-            str(query["id"]),
-            root / query["image"],
-            frozenset(root / path for path in query["positives"]),
-            frozenset(root / path for path in query.get("junk", ())),
-        )
-        for query in entry["queries"]
+def _read_set(name: str, entry: dict[str, Any], manifest: Path) -> RetrievalSet:
+    queries = [_read_query(query, manifest) for query in entry["queries"]]
+    return scored_set(name, [manifest.parent / path for path in entry["database"]], queries, _BENCHMARK_PROTOCOL)
+
+
+def _read_query(query: dict[str, Any], manifest: Path) -> Query:
+    root, key, box = manifest.parent, str(query["id"]), query.get("bbox")
+    image = root / query["image"]
+    return Query(
+        key,
+        image,
+        frozenset(root / path for path in query["positives"]) - {image},
+        frozenset(root / path for path in query.get("junk", ())) | {image},
+        None if box is None else as_box(box, f"{manifest}: {key}"),
     )
-    if not queries:
-        message = f"the set {name} has no queries to score"
-        raise InputError(message)
-    return RetrievalSet(name, tuple(root / path for path in entry["database"]), queries)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -146,7 +183,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise InputError(message) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"{path} is not JSON: {error}"
         raise InputError(message) from error
     if not isinstance(content, dict):

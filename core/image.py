@@ -70,7 +70,8 @@ def decode_image(encoded: bytes, name: str) -> Image:
     if bgr is None:
         message = f"cannot decode {name} ({len(encoded)} bytes): it is damaged or not a picture"
         raise InputError(message)
-    return np.ascontiguousarray(bgr[:, :, ::-1])
+    rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
 
 
 def check_image(image: Image) -> None:
@@ -149,7 +150,8 @@ def _resized_part(image: Image, spec: ModelSpec, size: Size, box: Box | None) ->
 
 
 def _ratio(image: Image, size: Size) -> float:
-    return max(size) / max(image.shape[:2])
+    ratio: float = max(size) / max(image.shape[:2])
+    return ratio
 
 
 def _longest(image: Image, size: Size) -> Size:

@@ -88,6 +88,7 @@ _trunk = _option_group(
 @click.option("--interpolation", type=click.Choice(INTERPOLATIONS), default="area", help="How pictures are resized.")
 @click.option("--dim", type=int, default=256, help="Values of the whitened descriptor.")
 @click.option("--power", type=float, default=0.25, help="Whitening power, 0 to 0.5.")
+@click.option("--whiten/--no-whiten", default=True, help="Fit the whitening; without it whiten --learned does best.")
 @click.option("--loss", default="MultiSimilarityLoss", help="A loss of pytorch-metric-learning.")
 @click.option("--miner", default="MultiSimilarityMiner", help="A miner of pytorch-metric-learning, or none.")
 @click.option("--per-label", type=int, help="Pictures of each label in a batch. [default: 4]")

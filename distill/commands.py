@@ -52,8 +52,11 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
         )
         model = train_metric(model, images, config, _progress(options, report, command), device)
     model = Model(model.network, model.spec.at_sizes(sizes))
-    whitening = WhitenConfig(dim=options["dim"], power=options["power"])
-    model = whiten(model, [[image.path for image in images]], whitening, report)
+    if options["whiten"]:
+        whitening = WhitenConfig(dim=options["dim"], power=options["power"])
+        model = whiten(model, [[image.path for image in images]], whitening, report)
+    else:
+        model = model.sealed()
     save_model(model, options["out"])
     report(f"{_written(options['out'], model)}, {time.monotonic() - started:.0f} s")
     report(f"next: deepir-distill {options['out']} --images {source} --student timm:resnet18 -o student.safetensors")

@@ -1,5 +1,6 @@
 """Descriptors of pictures from a torch model, at one or several resolutions."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from deepir.descriptors import Descriptors, combine_resolutions
 from deepir.distill.checkpoint import Model
-from deepir.image import Box, Image, prepare, read_image
+from deepir.image import Box, Image, prepare
+from deepir.reading import read_images
 from deepir.spec import Size
 
 _T = TypeVar("_T")
@@ -45,8 +47,9 @@ def describe_files(model: Model, paths: Iterable[Path]) -> Iterator[Descriptors]
     Raises:
         InputError: A file that is missing or not a picture.
     """
-    for batch in in_batches(paths, _BATCH):
-        yield describe(model, [read_image(path) for path in batch])
+    with contextlib.closing(read_images(paths)) as images:
+        for batch in in_batches(images, _BATCH):
+            yield describe(model, batch)
 
 
 def region_vectors(model: Model, images: Sequence[Image], branch: int = -1) -> list[NDArray[np.float32]]:

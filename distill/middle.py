@@ -1,6 +1,7 @@
 """Middle layers: added to a plain model, and the students of method.md 4.3 with the parameters that they train."""
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -47,6 +48,7 @@ def with_middle(model: Model, fusion: str, middle: Sequence[int]) -> Model:
     plain, master = model.network.master, fused.network.master
     if plain.whitening is not None and plain.channels == master.channels:
         master.whitening = copy.deepcopy(plain.whitening)
+        fused = Model(fused.network, dataclasses.replace(fused.spec, whitening=spec.whitening))
     return fused
 
 

@@ -1,6 +1,8 @@
 """Images in, descriptors out, in batches."""
 
+import contextlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -9,7 +11,8 @@ import numpy as np
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import ModelError, OptionError
-from deepir.image import Image, prepare_batch, read_image
+from deepir.image import Image, prepare_batch
+from deepir.reading import read_images
 from deepir.runtime.backend import Backend, Device, open_backend
 from deepir.spec import ModelSpec
 
@@ -65,8 +68,8 @@ class Extractor:
         Raises:
             InputError: A file is missing or not a picture.
         """
-        batches = (paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size))
-        return self._joined([self._run([read_image(path) for path in batch]) for batch in batches])
+        with contextlib.closing(read_images(paths)) as images:
+            return self._joined([self._run(batch) for batch in iter(lambda: list(islice(images, self.batch_size)), [])])
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -31,8 +31,11 @@ THROUGH_NEED = {
         *("pycuda", "cv2", "starlette", "rich"),
     },
     "calib": {"onnx", "onnxruntime", "modelopt"},
-    "distill": {"torchvision", "timm", "pytorch_metric_learning", "kornia", "safetensors"},
-    "export": {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
+    "distill": {"torchvision", "timm", "pytorch_metric_learning", "kornia", "safetensors", "sklearn", "cv2"},
+    "export": {
+        *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
+        *("cv2", "h5py"),
+    },
 }
 THE_ONE_IMPORTER = Path("core/optional.py")
 

@@ -198,12 +198,13 @@ def plain() -> Model:
     torch.manual_seed(0)
     model = new_model(build_trunk("timm:resnet10t"), sizes=((64, 64),))
     model.network.whiten_with(random_whitening(512, 16, 0))
-    return model.sealed()
+    return model.sealed(whitening="by hand")
 
 
 def test_middle_layers_join_a_plain_model_and_keep_its_whitening(plain: Model) -> None:
     fused = with_middle(plain, "concat", (3, 2))
     assert fused.network.dim == 16 + 256 + 128
+    assert fused.spec.whitening == plain.spec.whitening == "by hand"
     torch.testing.assert_close(fused.network.whitening.weight, plain.network.whitening.weight)
     for key, value in plain.network.trunk.state_dict().items():
         torch.testing.assert_close(fused.network.trunk.state_dict()[key], value)

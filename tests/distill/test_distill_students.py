@@ -121,6 +121,13 @@ def test_a_teacher_of_another_pooling_comes_out_of_the_command(pooling: str, pic
     assert ((head.pooling, head.levels), head.combine) == (expected[pooling], "max")
 
 
+def test_a_teacher_can_stay_without_whitening(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "teacher.safetensors"
+    run("train", pictures, "--trunk", "timm:resnet10t", "--size", 64, "--epochs", 0, "--no-whiten", "-o", out)
+    spec = load_model(out).spec
+    assert (spec.dim, spec.whitening) == (512, "none")
+
+
 def test_biases_of_a_head_learn_twice_as_fast(teacher: Model) -> None:
     config = DistilConfig(trained="head", learning_rate=0.5)
     network = start(teacher, "concat-pca").network

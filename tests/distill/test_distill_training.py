@@ -11,13 +11,14 @@ import torch
 
 from deepir.datasets import read_labelled_folder
 from deepir.descriptors import similarities
+from deepir.distill.align import align_head
 from deepir.distill.checkpoint import Model
 from deepir.distill.describe import describe, describe_files
 from deepir.distill.device import Device, find_device
 from deepir.distill.epochs import Progress, run_epochs
 from deepir.distill.metric import MetricConfig, set_training, train_metric
 from deepir.distill.pictures import Augmentation
-from deepir.distill.student import DistilConfig, align_head, distil, distil_loss, training_views
+from deepir.distill.student import DistilConfig, distil, distil_loss, training_views
 from deepir.distill.targets import TargetStore, View, teacher_targets
 from deepir.distill.whitening import WhitenConfig, whiten
 from deepir.errors import InputError, MissingDependency, OptionError

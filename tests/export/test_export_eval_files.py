@@ -50,7 +50,8 @@ def rng() -> np.random.Generator:
 
 
 def write(form: Form, folder: Path, descriptors: dict[ViewName, np.ndarray], card: ModelCard = CARD) -> Path:
-    with open_target(form, folder / OUT[form], {**STAMP, "model": json.loads(card.to_json())}, card) as target:
+    stamp = {**STAMP, "model": json.loads(card.to_json()), "scoring": {"crop": True}}
+    with open_target(form, folder / OUT[form], stamp, card) as target:
         target.add(list(descriptors), np.stack(list(descriptors.values())))
     return folder / OUT[form]
 
@@ -137,7 +138,7 @@ def test_a_truncated_npz_file_is_refused(tmp_path: Path, descriptors: dict[ViewN
 def test_a_single_array_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones(3))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
-    with pytest.raises(ModelError, match="one array"):
+    with pytest.raises(ModelError, match="not a descriptors file"):
         read_descriptor_file(tmp_path / "a.npz")
     with pytest.raises(InputError, match="no such file"):
         read_descriptor_file(tmp_path / "absent.npz")
@@ -225,7 +226,7 @@ def test_kapture_has_the_files_of_its_format_1_1(tmp_path: Path, descriptors: di
     assert set(found) == {f"{view.name}.gfeat" for view in WHOLE}
     for view in WHOLE:
         np.testing.assert_array_equal(np.fromfile(found[f"{view.name}.gfeat"], dtype="<f4"), descriptors[view])
-    assert read_stamp((folder / "deepir.json").read_text(), folder)[1] == CARD
+    assert read_stamp((folder / "deepir.json").read_text(), folder) == (STAMP, CARD), "it says nothing of scores"
     assert not list(folder.rglob("*.part"))
 
 
@@ -239,7 +240,7 @@ def test_hloc_finds_its_dataset_under_the_name_of_each_picture(
         for view in WHOLE:
             np.testing.assert_array_equal(file[view.name]["global_descriptor"][()], descriptors[view])
         assert file[WHOLE[0].name]["global_descriptor"].dtype == np.float32
-        assert read_stamp(file.attrs["deepir"], tmp_path)[1] == CARD
+        assert read_stamp(file.attrs["deepir"], tmp_path) == (STAMP, CARD), "it says nothing of scores"
 
 
 def test_a_descriptor_that_was_cut_short_is_written_again(
@@ -323,7 +324,7 @@ def test_the_stamp_says_everything_that_makes_a_result() -> None:
         "database_expansion": "none",
         "average_precision": "trapezoid",
         "distractors": {"source": "flickr100k", "count": 100071},
-        "sets": {"oxford": {"protocol": "Oxford 5k", "queries": 55, "database": 5063, "left_out": 2}},
+        "sets": {"oxford": {"protocol": "Oxford 5k", "queries": 55, "boxes": 54, "database": 5063, "left_out": 2}},
         "deepir": "9.9",
         "date": "2026-01-02T03:04:05+00:00",
     }
@@ -331,7 +332,17 @@ def test_the_stamp_says_everything_that_makes_a_result() -> None:
     text = "; ".join(f"{what}: {how}" for what, how in facts.items())
     for word in (
         *("student.onnx", SPEC.fingerprint, "fp32", "timm:resnet18", "max pooling over 2 levels", "no fusion"),
-        *("64 + 96x128", "stretch", "area", "combined by sum", "cropped", "PCA of shop pictures", "aqe:1", "none"),
+        *(
+            "64 + 96x128",
+            "stretch",
+            "area",
+            "combined by sum",
+            "cropped",
+            "54 have a box",
+            "PCA of shop pictures",
+            "aqe:1",
+            "none",
+        ),
         *("trapezoid", "Oxford 5k", "55 queries on 5063 pictures", "2 queries without positives left out"),
         *("100071 from flickr100k", "ONNX Runtime, CPU", STAMP["deepir"], STAMP["date"], "9.9", "2026-01-02"),
     ):
