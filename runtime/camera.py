@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from deepir.errors import SourceError
+from deepir.image import turn_to_rgb
 from deepir.runtime.capture import Capture, frame_rate, frame_size, open_address, open_device
 from deepir.runtime.frame import Frame
 
@@ -83,7 +82,7 @@ class Camera:
                 if not read or bgr is None:
                     self._fail(SourceError(f"lost {self.name} after {number} frames: check its cable or network"))
                     return
-                image = np.ascontiguousarray(bgr[:, :, ::-1])
+                image = turn_to_rgb(bgr)
                 self._put(Frame(number, image, time.monotonic(), None, self.name))
                 number += 1
         except Exception as error:  # whatever the driver raises must reach the caller's thread

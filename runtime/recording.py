@@ -5,10 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from deepir.errors import InputError
-from deepir.image import read_image
+from deepir.image import read_image, turn_to_rgb
 from deepir.optional import need
 from deepir.runtime.capture import frame_rate, frame_size, open_file
 from deepir.runtime.frame import Frame
@@ -68,7 +66,7 @@ class VideoFile:
             read, bgr = self._capture.read()
             if not read or bgr is None:
                 break
-            image = np.ascontiguousarray(bgr[:, :, ::-1])
+            image = turn_to_rgb(bgr)
             yield Frame(number, image, time.monotonic(), self._capture.get(position) / 1000, self.name)
             number += 1
         if number == 0:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepir.distill.backbone import wrap_module
+from deepir.distill.backbone import Trunk, wrap_module
 from deepir.distill.checkpoint import Model, new_model
 from deepir.spec import Size
 from deepir.whitening import Whitening
@@ -73,3 +73,34 @@ def make_model() -> Callable[..., Model]:
         return model.sealed()
 
     return make
+
+
+class ThreeMaps(nn.Module):
+    """Maps of 4, 6 and 10 channels and stride 4 (middle stage 1), 8 (middle stage 2) and 16."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.stages = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride, 1)
+            for before, after, stride in zip((3, 4, 6), (4, 6, 10), (4, 2, 2), strict=True)
+        )
+
+    def forward(self, images_nchw: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        maps = []
+        for stage in self.stages:
+            images_nchw = stage(images_nchw).relu()
+            maps.append(images_nchw)
+        # the middle maps come with the deepest first: 3, 2 of a ResNet
+        return [*maps[-2 : -2 - self.count : -1], maps[-1]] if self.count else maps[-1]
+
+
+@pytest.fixture(scope="session")
+def staged_trunk() -> Callable[[int], Trunk]:
+    """staged_trunk(count) gives the last of three small maps, after `count` of the middle ones, the deepest first."""
+
+    def build(count: int) -> Trunk:
+        torch.manual_seed(1)
+        return wrap_module("three", ThreeMaps(count))
+
+    return build

@@ -5,10 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from deepir.descriptors import normalise
-from deepir.distill.backbone import build_trunk, wrap_module
+from deepir.distill.backbone import Trunk, build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.layers import FeaturePyramid
 from deepir.distill.middle import choose_trained, head_weights, with_middle
@@ -20,36 +19,20 @@ from deepir.regions import image_regions, region_windows
 from deepir.whitening import Whitening
 
 SIZE = (96, 128)
-CHANNELS = (4, 6, 10)
+MakeModel = Callable[..., Model]
 
 
-class ThreeMaps(nn.Module):
-    """Maps of stride 4 (middle stage 1), 8 (middle stage 2) and 16."""
+@pytest.fixture
+def make(staged_trunk: Callable[[int], Trunk]) -> Callable[..., Model]:
+    """make(fusion, middle=...) gives a model on three small maps."""
 
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-        self.stages = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride, 1)
-            for before, after, stride in zip((3, 4, 6), CHANNELS, (4, 2, 2), strict=True)
-        )
+    def build(fusion: str, middle: int = 1, **options: object) -> Model:
+        head = Head(fusion=fusion, middle=tuple(range(middle, 0, -1)), **options)
+        model = new_model(staged_trunk(middle), sizes=(SIZE,), head=head)
+        model.network.eval()
+        return model
 
-    def forward(self, images_nchw: torch.Tensor) -> list[torch.Tensor]:
-        maps = []
-        for stage in self.stages:
-            images_nchw = stage(images_nchw).relu()
-            maps.append(images_nchw)
-        # the middle maps come with the deepest first: 3, 2 of a ResNet
-        return [*maps[-2 : -2 - self.count : -1], maps[-1]]
-
-
-def make(fusion: str, middle: int = 1, **options: object) -> Model:
-    torch.manual_seed(1)
-    trunk = wrap_module("three", ThreeMaps(middle))
-    head = Head(fusion=fusion, middle=tuple(range(middle, 0, -1)), **options)
-    model = new_model(trunk, sizes=(SIZE,), head=head)
-    model.network.eval()
-    return model
+    return build
 
 
 def random_whitening(channels: int, dim: int, seed: int) -> Whitening:
@@ -83,7 +66,7 @@ def output(model: Model) -> np.ndarray:
         return model.network(images()).numpy()
 
 
-def test_raw_concatenation_joins_the_descriptors_middle_first() -> None:
+def test_raw_concatenation_joins_the_descriptors_middle_first(make: MakeModel) -> None:
     model = make("concat", 2)
     res4, res3, res5 = regions_of(model)
     assert [part.shape[2] for part in (res4, res3, res5)] == [6, 4, 10]
@@ -91,7 +74,7 @@ def test_raw_concatenation_joins_the_descriptors_middle_first() -> None:
     np.testing.assert_allclose(output(model), expected, atol=1e-6)
 
 
-def test_whitened_concatenation_weighs_each_descriptor_by_its_dimension() -> None:
+def test_whitened_concatenation_weighs_each_descriptor_by_its_dimension(make: MakeModel) -> None:
     model = make("concat-weighted", 2)
     whitenings = [random_whitening(channels, dim, channels) for channels, dim in ((6, 5), (4, 3), (10, 7))]
     for branch, whitening in enumerate(whitenings):
@@ -102,7 +85,7 @@ def test_whitened_concatenation_weighs_each_descriptor_by_its_dimension() -> Non
     assert model.network.dim == 15
 
 
-def test_eltwise_adds_the_whitened_middle_regions_to_the_master() -> None:
+def test_eltwise_adds_the_whitened_middle_regions_to_the_master(make: MakeModel) -> None:
     model = make("eltwise", 2)
     res4, res3, res5 = regions_of(model)
     middle, master = random_whitening(10, 7, 0), random_whitening(10, 7, 1)
@@ -112,7 +95,7 @@ def test_eltwise_adds_the_whitened_middle_regions_to_the_master() -> None:
     np.testing.assert_allclose(output(model), expected, atol=1e-6)
 
 
-def test_rmac_eltwise_whitens_the_image_and_not_its_regions() -> None:
+def test_rmac_eltwise_whitens_the_image_and_not_its_regions(make: MakeModel) -> None:
     model = make("rmac-eltwise", 2)
     res4, res3, res5 = regions_of(model)
     middle = random_whitening(10, 10, 0)
@@ -121,7 +104,7 @@ def test_rmac_eltwise_whitens_the_image_and_not_its_regions() -> None:
     np.testing.assert_allclose(output(model), normalise(normalise(late) + aggregated(res5)), atol=1e-6)
 
 
-def test_pca_concat_pca_projects_the_joined_descriptors() -> None:
+def test_pca_concat_pca_projects_the_joined_descriptors(make: MakeModel) -> None:
     model = make("pca-concat-pca")
     middle, master, fuse = random_whitening(6, 6, 0), random_whitening(10, 7, 1), random_whitening(13, 8, 2)
     model.network.whiten_with(middle, 0)
@@ -140,7 +123,7 @@ def test_pca_concat_pca_projects_the_joined_descriptors() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["concat-pca", "concat-pca-relu"])
-def test_concat_pca_whitens_the_joined_regions_master_first(fusion: str) -> None:
+def test_concat_pca_whitens_the_joined_regions_master_first(make: MakeModel, fusion: str) -> None:
     model = make(fusion)
     whitening = random_whitening(16, 9, 0)
     model.network.whiten_with(whitening)
@@ -150,7 +133,7 @@ def test_concat_pca_whitens_the_joined_regions_master_first(fusion: str) -> None
     np.testing.assert_allclose(output(model), normalise(normalise(whitened).sum(axis=1)), atol=1e-6)
 
 
-def test_1x1conv_eltwise_pca_adds_the_widened_middle_regions() -> None:
+def test_1x1conv_eltwise_pca_adds_the_widened_middle_regions(make: MakeModel) -> None:
     model = make("1x1conv-eltwise-pca")
     whitening = random_whitening(10, 9, 0)
     model.network.whiten_with(whitening)
@@ -159,7 +142,7 @@ def test_1x1conv_eltwise_pca_adds_the_widened_middle_regions() -> None:
     np.testing.assert_allclose(output(model), aggregated(res5 + widened, whitening), atol=1e-6)
 
 
-def test_a_feature_pyramid_refines_the_middle_map_and_pools_both_by_gem() -> None:
+def test_a_feature_pyramid_refines_the_middle_map_and_pools_both_by_gem(make: MakeModel) -> None:
     model = make("fpn", pooling="gem", levels=0, normalise_regions=False)
     with torch.inference_mode():
         raw4, raw5 = model.network.trunk(images())
@@ -172,7 +155,7 @@ def test_a_feature_pyramid_refines_the_middle_map_and_pools_both_by_gem() -> Non
     np.testing.assert_allclose(output(model), normalise(np.concatenate(pooled, axis=1)), atol=1e-6)
 
 
-def test_without_the_top_down_path_the_middle_map_stays_as_it_is() -> None:
+def test_without_the_top_down_path_the_middle_map_stays_as_it_is(make: MakeModel) -> None:
     model = make("fpn0", pooling="gem", levels=0, normalise_regions=False)
     with torch.inference_mode():
         for own, given in zip(model.network.maps(images()), model.network.trunk(images()), strict=True):
@@ -188,7 +171,7 @@ def test_the_published_concatenations_have_their_dimensions(middle: tuple[int, .
     assert (model.spec.dim, model.network.strides) == (dim, (*(2 ** (stage + 1) for stage in middle), 32))
 
 
-def test_descriptors_of_two_sizes_cannot_be_added() -> None:
+def test_descriptors_of_two_sizes_cannot_be_added(make: MakeModel) -> None:
     with pytest.raises(OptionError, match="adds descriptors of 6 and 10 values"):
         make("eltwise").sealed()
 

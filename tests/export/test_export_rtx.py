@@ -8,7 +8,7 @@ import pytest
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
 from deepir.calib.images import choose_images
 from deepir.calib.onnx_file import write_onnx
-from deepir.distill.backbone import build_trunk
+from deepir.distill.backbone import Trunk
 from deepir.distill.checkpoint import Model, new_model
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
@@ -93,9 +93,8 @@ def test_every_convolution_of_the_int8_file_is_int8_in_the_plan(model: Model, pi
     ids=["gem", "r-spoc", "map grid", "pca-concat-pca", "fpn"],
 )
 @pytest.mark.parametrize("numerics", ["fp32", "fp16"])
-def test_other_heads_build(head: Head, numerics: str) -> None:
-    trunk = build_trunk("timm:resnet10t@3", middle=head.middle)
-    proto = build_onnx(new_model(trunk, sizes=((64, 96),), head=head))
+def test_other_heads_build(staged_trunk: Callable[[int], Trunk], head: Head, numerics: str) -> None:
+    proto = build_onnx(new_model(staged_trunk(len(head.middle)), sizes=((64, 96),), head=head))
     plan, layers = build((to_fp16(proto) if numerics == "fp16" else proto).SerializeToString(), (64, 96))
     assert plan
     assert {input_type(line) for line in convolutions(layers)} == {"Half" if numerics == "fp16" else "Float"}
