@@ -32,6 +32,11 @@ class Model:
         """How many numbers were trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
+    def frozen(self) -> "Model":
+        """The same model, whose weights nothing can train: a teacher, or features off the shelf."""
+        self.network.requires_grad_(False).eval()
+        return self
+
     def sealed(self, *, whitening: str | None = None) -> "Model":
         """The same network with its weights' hash, and the whitening's words when given, in the description."""
         spec = dataclasses.replace(

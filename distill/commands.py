@@ -104,7 +104,7 @@ def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options
     _check_output(options["out"])
     paths = [path for source in sources for path in read_picture_paths(source)]
     device = find_device(options["device"], mixed=options["mixed"])
-    teacher = load_model(teacher_path)
+    teacher = load_model(teacher_path).frozen()
     student = _student(options, teacher)
     for model in (teacher, student):
         device.place(model.network).eval()

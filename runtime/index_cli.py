@@ -18,6 +18,7 @@ from deepir.runtime.index import DescriptorIndex
 from deepir.runtime.index_file import backup_of
 from deepir.runtime.index_report import describe_index, index_facts, recognition_facts, recognition_text
 from deepir.runtime.index_whitening import MOST_DIM, POWER, POWER_AGAIN, WhitenConfig
+from deepir.runtime.near import near_command
 from deepir.runtime.progress import progress_bar
 from deepir.runtime.recogniser import TOP_LABELS, Recogniser, find_model
 from deepir.runtime.run_report import NO_THRESHOLD
@@ -175,6 +176,9 @@ def query(index_path: Path, image: Path, threshold: float | Literal["auto"], *, 
             click.echo(NO_THRESHOLD, err=True)
         facts = recognition_facts(recogniser(pixels), recogniser.threshold, image)
     click.echo(json.dumps(facts) if as_json else recognition_text(facts))
+
+
+main.add_command(near_command)
 
 
 def _enrol(

@@ -11,7 +11,7 @@ import torch
 
 from deepir.descriptors import combine_resolutions
 from deepir.distill.backbone import build_trunk, wrap_module
-from deepir.distill.checkpoint import Model
+from deepir.distill.checkpoint import Model, new_model
 from deepir.distill.describe import describe, region_vectors
 from deepir.distill.layers import RegionPool, WhiteningLayer, normalise, roi_max_pool
 from deepir.distill.network import RMacNetwork
@@ -329,3 +329,10 @@ def test_the_map_of_a_middle_stage_is_that_of_the_trunk_that_ends_there() -> Non
 def test_a_stage_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(OptionError, match=r"stage"):
         build_trunk(name)
+
+
+@pytest.mark.parametrize("name", ["torchvision:vgg16@28", "torchvision:resnet18", "timm:resnet10t"])
+def test_nothing_of_features_off_the_shelf_can_be_trained(name: str) -> None:
+    model = new_model(build_trunk(name), sizes=((64, 64),), head=Head(pooling="gem", levels=0)).frozen()
+    assert not [key for key, parameter in model.network.named_parameters() if parameter.requires_grad]
+    assert not model.network.training
