@@ -91,21 +91,6 @@ def check_image(image: Image) -> None:
         raise ShapeError(message)
 
 
-def target_size(image: Image, spec: ModelSpec, size: Size, box: Box | None = None) -> Size:
-    """(height, width) of what `prepare` makes of this image, or of the part of it in `box`.
-
-    Raises:
-        ShapeError: With `longest`: nothing of the picture lies in the box.
-    """
-    if spec.resize == "stretch":
-        return size
-    whole = _longest(image, size)
-    if box is None:
-        return whole
-    rows, columns = _window(box, whole, _ratio(image, size))
-    return rows.stop - rows.start, columns.stop - columns.start
-
-
 def prepare(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | None = None) -> Images:
     """One image as network input (1, 3, H, W) at `size`, by default the spec's middle size.
 

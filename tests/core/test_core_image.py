@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.errors import InputError, ShapeError
-from deepir.image import Image, check_image, decode_image, list_images, prepare, prepare_batch, read_image, target_size
+from deepir.image import Image, check_image, decode_image, list_images, prepare, prepare_batch, read_image
 from deepir.spec import ModelSpec, Size
 
 PICTURE: Image = np.random.default_rng(5).integers(0, 256, (48, 64, 3)).astype(np.uint8)
@@ -214,13 +214,13 @@ def test_an_array_that_is_no_rgb_image_is_refused_with_its_shape_and_type(wrong:
 )
 def test_longest_makes_the_longest_side_the_size_and_keeps_the_aspect(height: int, width: int, size: Size) -> None:
     blank = np.zeros((height, width, 3), np.uint8)
-    assert target_size(blank, spec(resize="longest"), (800, 800)) == size
+    assert prepare(blank, spec(resize="longest"), (800, 800)).shape[2:] == size
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_stretch_always_gives_the_size(height: int, width: int) -> None:
     blank = np.broadcast_to(np.uint8(0), (height, width, 3))
-    assert target_size(blank, spec(), (64, 96)) == (64, 96)
+    assert prepare(blank, spec(), (64, 96)).shape[2:] == (64, 96)
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear"])
@@ -306,7 +306,6 @@ def test_a_query_is_cut_out_of_the_resized_picture_and_not_resized_again(
     longest = spec(**CAFFE, resize="longest")
     expected = cut(PICTURE, box, side).astype(np.float32) - np.array(CAFFE_RGB, dtype=np.float32)
     np.testing.assert_array_equal(prepare(PICTURE, longest, (side, side), box), expected.transpose(2, 0, 1)[None])
-    assert target_size(PICTURE, longest, (side, side), box) == expected.shape[:2]
 
 
 def test_indices_of_a_box_are_rounded_half_to_even_and_its_end_is_exclusive() -> None:
@@ -325,7 +324,6 @@ def test_a_box_as_large_as_the_picture_changes_nothing() -> None:
 def test_stretch_resizes_the_part_in_the_box() -> None:
     stretched = prepare(PICTURE, spec(), (64, 96), (9.5, 2.5, 50.4, 41.2))
     np.testing.assert_array_equal(stretched, prepare(PICTURE[2:41, 10:50], spec(), (64, 96)))
-    assert target_size(PICTURE, spec(), (64, 96), (9.5, 2.5, 50.4, 41.2)) == (64, 96)
 
 
 @pytest.mark.parametrize("resize", ["longest", "stretch"])
@@ -350,15 +348,3 @@ def test_a_box_without_a_pixel_of_the_picture_is_refused_with_both(
 def test_a_box_that_is_not_four_finite_numbers_is_refused(box: tuple[float, ...]) -> None:
     with pytest.raises(ShapeError, match="a box needs four finite numbers"):
         prepare(PICTURE, spec(resize="longest"), (64, 64), box)
-
-
-@given(st.tuples(*[st.floats(-20, 90)] * 4), st.sampled_from([33, 64, 200]))
-def test_the_size_foretold_for_a_box_is_the_size_prepared(box: tuple[float, ...], side: int) -> None:
-    longest = spec(resize="longest")
-    try:
-        size = target_size(PICTURE, longest, (side, side), box)
-    except ShapeError:
-        with pytest.raises(ShapeError):
-            prepare(PICTURE, longest, (side, side), box)
-    else:
-        assert prepare(PICTURE, longest, (side, side), box).shape[2:] == size
