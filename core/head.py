@@ -8,19 +8,13 @@ POOLINGS = ("max", "mean", "gem")
 GRIDS = ("image", "map", "map+whole")
 COMBINATIONS = ("sum", "max")
 
-FUSIONS = (
-    "none",
-    "concat",
-    "concat-weighted",
-    "eltwise",
-    "rmac-eltwise",
-    "pca-concat-pca",
-    "1x1conv-eltwise-pca",
-    "concat-pca",
-    "concat-pca-relu",
-    "fpn",
-    "fpn0",
-)
+FITTED_FUSIONS = ("concat", "concat-weighted", "eltwise", "rmac-eltwise")
+"""Join middle layers by whitenings that are fitted, not learnt (method.md 4.1)."""
+
+STUDENT_FUSIONS = ("none", "pca-concat-pca", "1x1conv-eltwise-pca", "concat-pca", "concat-pca-relu")
+"""What a student can have: they end in a layer that learns (method.md 4.3)."""
+
+FUSIONS = (*STUDENT_FUSIONS, *FITTED_FUSIONS, "fpn", "fpn0")
 
 _LARGEST_LEVELS = 8
 _MOST_MIDDLE = 3
@@ -64,7 +58,7 @@ class Head:
                 f"{_MOST_MIDDLE} stages, for example --fusion concat --middle 3,2, and none takes none"
             )
             raise SpecError(message)
-        if len(self.middle) > 1 and self.fusion not in ("concat", "concat-weighted", "eltwise", "rmac-eltwise"):
+        if len(self.middle) > 1 and self.fusion not in FITTED_FUSIONS:
             message = f"the fusion {self.fusion} takes one middle stage, got {self.middle}"
             raise SpecError(message)
         if not self.normalise_regions and self.levels:

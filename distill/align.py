@@ -31,6 +31,8 @@ def align_head(student: Model, views: Sequence[View], targets_nd: Descriptors) -
     if len(network.branches) > 1 and not joins:
         message = f"the fusion {student.spec.head.fusion} has no layer that learns: fit it with deepir-distill fuse"
         raise OptionError(message)
+    # what an imported model projects afterwards belongs to its old descriptors
+    network.fuse = network.projection = None
     if joins:
         for branch in network.branch_list:
             branch.whitening = branch.whitening or _unchanging(branch.channels)
@@ -60,7 +62,6 @@ def _region_sums(student: Model, views: Sequence[View]) -> NDArray[np.float32]:
 
 def _joined(student: Model, views: Sequence[View]) -> NDArray[np.float32]:
     """The joined descriptors of the branches and a 1, (N, D + 1)."""
-    student.network.fuse = None
     batches = [describe(student, [view.read() for view in batch]) for batch in in_batches(views, _BATCH)]
     # each branch gives length 1, and the projection sees them before their joined length is made 1
     joined = np.concatenate(batches) * np.sqrt(len(student.network.branches))

@@ -11,7 +11,7 @@ import click
 from deepir.distill.data_cli import codebook_command, collect_command
 from deepir.distill.model_cli import import_weights, inspect_weights
 from deepir.errors import reports_errors
-from deepir.head import COMBINATIONS, FUSIONS, GRIDS, POOLING_NAMES
+from deepir.head import COMBINATIONS, FITTED_FUSIONS, GRIDS, POOLING_NAMES, STUDENT_FUSIONS
 from deepir.spec import INTERPOLATIONS
 
 _FILE = click.Path(path_type=Path)
@@ -137,7 +137,7 @@ def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **o
 @main.command()
 @click.argument("model", type=_FILE)
 @click.option("--images", type=_FILE, multiple=True, help="Folder; several folders weigh the same.")
-@click.option("--fusion", type=click.Choice(FUSIONS[1:5]), default="concat", help="How the layers join.")
+@click.option("--fusion", type=click.Choice(FITTED_FUSIONS), default="concat", help="How the layers join.")
 @click.option("--middle", required=True, help="Stages to add, as 3 or 3,2,1 (3 is res4 of a ResNet).")
 @click.option("--power", type=float, default=0.5, help="Whitening power of the added layers, 0 to 0.5.")
 @click.option("--standardise/--no-standardise", default=True, help="Divide each channel by its deviation first.")
@@ -163,7 +163,9 @@ def fuse(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **opt
 @click.option("--student", "student_name", required=True, help="timm:NAME, torchvision:NAME, or a checkpoint.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The checkpoint to write (.safetensors).")
 @click.option("--size", help="The student's one size.  [default: the teacher's middle size]")
-@click.option("--fusion", type=click.Choice(FUSIONS), default="none", help="Join middle layers to the last one.")
+@click.option(
+    "--fusion", type=click.Choice(STUDENT_FUSIONS), default="none", help="Join middle layers to the last one."
+)
 @click.option("--middle", help="Their stages, as 3 or 3,2 (3 is res4 of a ResNet).")
 @click.option("--train", "trained", default="all", help="What learns: all, head, head+last-stage.")
 @click.option("--views", type=int, help="Crops of each picture. [default: 4]")

@@ -39,7 +39,7 @@ def local_vectors(model: Model, image: Image, box: Box | None = None) -> LocalVe
     device = next(model.network.parameters()).device
     cells = []
     for size in model.spec.sizes:
-        prepared = prepare(image, model.spec, size) if box is None else prepare(image, model.spec, size, box)
+        prepared = prepare(image, model.spec, size, box)
         with torch.inference_mode():
             map_chw = model.network.maps(torch.from_numpy(prepared).to(device))[-1][0]
         cells.append(map_chw.flatten(start_dim=1).T.cpu().numpy())

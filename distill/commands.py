@@ -17,7 +17,7 @@ from deepir.distill.middle import with_middle
 from deepir.distill.pictures import Augmentation
 from deepir.distill.student import DistilConfig, distil, training_views
 from deepir.distill.targets import teacher_targets
-from deepir.distill.whitening import WhitenConfig, whiten
+from deepir.distill.whitening import WhitenConfig, drop_projections, whiten
 from deepir.distill.whitening_choice import whiten_auto
 from deepir.distill.whitening_labels import read_labels, whiten_learned
 from deepir.errors import InputError, OptionError
@@ -88,7 +88,9 @@ def fuse_model(path: Path, folders: Sequence[Path], out: Path, options: Options,
     if options["raw"] and folders:
         message = "--raw fits nothing: leave out --images"
         raise OptionError(message)
-    model = with_middle(load_model(path), options["fusion"], parse_stages(options["middle"]))
+    model = load_model(path)
+    drop_projections(model, report)
+    model = with_middle(model, options["fusion"], parse_stages(options["middle"]))
     if not options["raw"]:
         keep_master = model.network.whitening is not None
         names = ("power", "standardise")
@@ -130,7 +132,7 @@ def _student(options: Options, teacher: Model) -> Model:
         model = load_model(Path(name))
         size = parse_size(options["size"]) if options["size"] else model.spec.size
         model = Model(model.network, model.spec.at_sizes((size,)))
-        return with_middle(model, options["fusion"], middle) if middle else model
+        return with_middle(model, options["fusion"], middle) if middle or options["fusion"] != "none" else model
     trunk = build_trunk(name, middle=middle, pretrained=options["pretrained"], weights=options["weights"])
     size = parse_size(options["size"]) if options["size"] else teacher.spec.size
     head = dataclasses.replace(teacher.spec.head, fusion=options["fusion"], middle=middle)

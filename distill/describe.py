@@ -92,7 +92,7 @@ def _batches(
     """Images that come out at one size together, with their places in the list."""
     prepared: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}
     for row, image in enumerate(images):
-        array = prepare(image, model.spec, size) if boxes is None else prepare(image, model.spec, size, boxes[row])
+        array = prepare(image, model.spec, size, None if boxes is None else boxes[row])
         prepared.setdefault(array.shape, []).append((row, array))
     for group in prepared.values():
         tensor = torch.from_numpy(np.concatenate([array for _, array in group]))

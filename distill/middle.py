@@ -12,7 +12,6 @@ from deepir.distill.layers import WhiteningLayer
 from deepir.distill.network import RMacNetwork
 from deepir.distill.state import load_state
 from deepir.errors import OptionError
-from deepir.head import Head
 
 TRAINED = ("all", "head", "head+last-stage")
 """What a student trains: everything; the layers after the trunk, as most published students; or stage 5 too."""
@@ -20,6 +19,8 @@ TRAINED = ("all", "head", "head+last-stage")
 
 def with_middle(model: Model, fusion: str, middle: Sequence[int]) -> Model:
     """The same trunk with maps of middle stages joined to its last one; the master's whitening stays where it fits.
+
+    What the model projects after its whitening was made for other descriptors and is not taken over.
 
     Args:
         model: A model of one branch on a trunk of a library.
@@ -33,15 +34,7 @@ def with_middle(model: Model, fusion: str, middle: Sequence[int]) -> Model:
     if spec.head.middle or spec.backbone.startswith("custom:"):
         message = f"middle layers are added to a plain model on a library's trunk, got {spec.backbone} with {spec.head}"
         raise OptionError(message)
-    head = Head(
-        pooling=spec.head.pooling,
-        levels=spec.head.levels,
-        grid=spec.head.grid,
-        normalise_regions=spec.head.normalise_regions,
-        fusion=fusion,
-        middle=tuple(middle),
-        combine=spec.head.combine,
-    )
+    head = dataclasses.replace(spec.head, fusion=fusion, middle=tuple(middle))
     trunk = build_trunk(spec.backbone, middle=head.middle)
     load_state(trunk.module, model.network.trunk.state_dict(), spec.backbone)
     fused = new_model(trunk, sizes=spec.sizes, head=head, resize=spec.resize, interpolation=spec.interpolation)
@@ -50,6 +43,13 @@ def with_middle(model: Model, fusion: str, middle: Sequence[int]) -> Model:
         master.whitening = copy.deepcopy(plain.whitening)
         fused = Model(fused.network, dataclasses.replace(fused.spec, whitening=spec.whitening))
     return fused
+
+
+def check_trained(trained: str) -> None:
+    """Raise OptionError unless `trained` is one of TRAINED."""
+    if trained not in TRAINED:
+        message = f"what to train must be one of {', '.join(TRAINED)}, got {trained!r}"
+        raise OptionError(message)
 
 
 def choose_trained(network: RMacNetwork, trained: str) -> None:
@@ -61,9 +61,7 @@ def choose_trained(network: RMacNetwork, trained: str) -> None:
     Raises:
         OptionError: Another word, or a trunk without a fourth stage to train.
     """
-    if trained not in TRAINED:
-        message = f"what to train must be one of {', '.join(TRAINED)}, got {trained!r}"
-        raise OptionError(message)
+    check_trained(trained)
     if trained == "all":
         return
     for branch in network.branch_list:

@@ -14,7 +14,7 @@ from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device, move
 from deepir.distill.epochs import Figures, Progress, run_epochs, watched
 from deepir.distill.metric import set_training
-from deepir.distill.middle import choose_trained, head_weights
+from deepir.distill.middle import check_trained, choose_trained, head_weights
 from deepir.distill.network import RMacNetwork
 from deepir.distill.optimise import Optimisation
 from deepir.distill.pictures import Augmentation, vary
@@ -67,6 +67,7 @@ class DistilConfig:
         if self.learning_rate <= 0 or self.temperature <= 0:
             message = f"learning_rate and temperature must be positive, got {self.learning_rate}, {self.temperature}"
             raise OptionError(message)
+        check_trained(self.trained)
 
 
 class _Pairs(Dataset[tuple[Tensor, Tensor]]):

@@ -12,6 +12,7 @@ from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.cli import main
 from deepir.distill.describe import describe
+from deepir.distill.layers import WhiteningLayer
 from deepir.distill.middle import choose_trained, head_weights, with_middle
 from deepir.distill.student import DistilConfig, _groups, distil_loss, training_views
 from deepir.distill.targets import View
@@ -79,6 +80,32 @@ def test_a_fusion_without_a_layer_that_learns_is_refused(teacher: Model, views: 
     targets = describe(teacher, [view.read() for view in views])
     with pytest.raises(OptionError, match="fit it with deepir-distill fuse"):
         align_head(model, views, targets)
+
+
+@pytest.mark.parametrize("fusion", ["none", "pca-concat-pca"])
+def test_what_an_imported_model_projects_afterwards_is_not_in_its_student(
+    teacher_file: Path, views: list[View], fusion: str
+) -> None:
+    teacher = load_model(teacher_file)
+    targets = describe(teacher, [view.read() for view in views])
+    imported = start(load_model(teacher_file), fusion)
+    layer = WhiteningLayer.of(Whitening(np.ones((5, 16), dtype=np.float32), np.zeros(5, np.float32)))
+    imported.network.projection = layer
+    student = align_head(imported, views, targets)
+    assert describe(student, [views[0].read()]).shape == (1, 16)
+
+
+def test_training_something_unknown_is_refused_before_the_teacher_describes_anything() -> None:
+    with pytest.raises(OptionError, match="all, head, head\\+last-stage, got 'tail'"):
+        DistilConfig(trained="tail")
+
+
+def test_a_fusion_without_its_stages_is_refused_and_not_ignored(
+    teacher_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = [teacher_file, "--images", pictures, "--student", teacher_file, "--fusion", "concat-pca"]
+    result = CliRunner().invoke(main, [*map(str, words), "-o", str(tmp_path / "student.safetensors")])
+    assert (result.exit_code, "--middle" in result.output) == (2, True)
 
 
 def run(*words: object) -> None:
