@@ -52,9 +52,10 @@ class Target(Protocol):
 
 @contextmanager
 def open_target(form: Form, out: Path, stamp: Stamp, card: ModelCard) -> Iterator[Target]:
-    """A place to write to, with what is there already; an .npz appears when the context ends without an error.
+    """A place to write to, with what is there already.
 
-    kapture and hloc keep what was added before an error, so that the next run goes on from there.
+    What was added before an error or Ctrl-C is kept, so that the next run goes on from there; an .npz is written when
+    the context ends, kapture and hloc all the while.
 
     Args:
         form: What to write.
@@ -69,7 +70,11 @@ def open_target(form: Form, out: Path, stamp: Stamp, card: ModelCard) -> Iterato
     """
     if form == "npz":
         npz = _NpzTarget(out, card)
-        yield npz
+        try:
+            yield npz
+        except BaseException:
+            npz.keep({**stamp, "scoring": None})
+            raise
         npz.write(stamp)
     elif form == "kapture":
         yield _open_kapture(out, {**stamp, "scoring": None}, card)
@@ -80,7 +85,7 @@ def open_target(form: Form, out: Path, stamp: Stamp, card: ModelCard) -> Iterato
 
 
 class _NpzTarget:
-    """An .npz file, written at the end."""
+    """An .npz file, written at the end or when the work is interrupted."""
 
     whole_only = False
 
@@ -103,6 +108,11 @@ class _NpzTarget:
 
     def add(self, views: Sequence[ViewName], descriptors_nd: Descriptors) -> None:
         self._descriptors.update(zip(views, descriptors_nd, strict=True))
+
+    def keep(self, stamp: Stamp) -> None:
+        """Write what there is, if anything."""
+        if self._descriptors:
+            self.write(stamp)
 
     def write(self, stamp: Stamp) -> None:
         write_descriptor_file(self._path, self._descriptors, stamp)

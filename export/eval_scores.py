@@ -10,7 +10,7 @@ import numpy as np
 from deepir.datasets import Query, RetrievalSet
 from deepir.descriptors import Descriptors
 from deepir.errors import OptionError
-from deepir.expansion import Expansion
+from deepir.expansion import Expansion, expand
 from deepir.export.descriptor_files import Descriptor
 from deepir.export.eval_distractors import DistractorSet, nearest_distractors, take_distractors
 from deepir.export.eval_rankings import list_rankings
@@ -124,15 +124,12 @@ def _expanded(
     queries_qd: Descriptors, database_nd: Descriptors, rules: ScoringRules, distractors: DistractorSet | None
 ) -> tuple[Descriptors, Descriptors]:
     """Database first, then queries; distractors are neighbours of a query as any other picture (method.md 2.4)."""
-    if rules.database_expansion is not None:
-        database_nd = rules.database_expansion.of_database(database_nd)
-    if rules.query_expansion is None:
-        return queries_qd, database_nd
-    neighbours_nd = database_nd
-    if distractors is not None:
-        rows, _ = nearest_distractors(queries_qd, distractors, rules.query_expansion.k)
-        neighbours_nd = np.concatenate([database_nd, take_distractors(distractors, np.unique(rows))])
-    return rules.query_expansion.of_queries(queries_qd, neighbours_nd), database_nd
+    if distractors is None or rules.query_expansion is None:
+        return expand(queries_qd, database_nd, queries=rules.query_expansion, database=rules.database_expansion)
+    # the database is not expanded itself: ScoringRules refuses that beside distractors
+    rows, _ = nearest_distractors(queries_qd, distractors, rules.query_expansion.k)
+    neighbours_nd = np.concatenate([database_nd, take_distractors(distractors, np.unique(rows))])
+    return expand(queries_qd, neighbours_nd, queries=rules.query_expansion)[0], database_nd
 
 
 def _words(expansion: Expansion | None) -> str:

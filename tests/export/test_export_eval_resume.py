@@ -20,7 +20,6 @@ from deepir.export.evaluate import EvalOptions, ScoringRules, evaluate
 from deepir.export.subject import Subject, open_subject, subject_of_model
 
 OUT: dict[Form, str] = {"npz": "all.npz", "hloc": "all.h5", "kapture": "root"}
-RESUMED: tuple[Form, ...] = ("kapture", "hloc")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def contents(form: Form, out: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("form", RESUMED)
+@pytest.mark.parametrize("form", FORMS)
 def test_an_interrupted_export_goes_on_where_it_stopped(
     subject: Subject, pictures: Path, tmp_path: Path, form: Form
 ) -> None:
@@ -139,7 +138,7 @@ def test_an_npz_file_grows_by_the_pictures_that_are_new(subject: Subject, pictur
     assert ViewName("tea/3.png") in read_descriptor_file(tmp_path / "all.npz").rows
 
 
-@pytest.mark.parametrize("form", RESUMED)
+@pytest.mark.parametrize("form", FORMS)
 def test_descriptors_on_disk_are_handed_on_in_another_form(
     subject: Subject, pictures: Path, tmp_path: Path, form: Form
 ) -> None:
@@ -153,7 +152,7 @@ def test_descriptors_on_disk_are_handed_on_in_another_form(
         np.testing.assert_array_equal(handed[name], descriptor)
 
 
-@pytest.mark.parametrize("form", RESUMED)
+@pytest.mark.parametrize("form", ["kapture", "hloc"])
 def test_who_searches_with_whole_pictures_gets_whole_pictures(
     subject: Subject, pictures: Path, tmp_path: Path, form: Form
 ) -> None:
