@@ -126,7 +126,9 @@ def test_ctrl_c_says_how_to_resume_and_resuming_works(pictures: Path, tmp_path: 
     out = tmp_path / "teacher.safetensors"
     tool = Path(sys.executable).with_name("deepir-distill")
     words = [tool, "train", pictures, "--trunk", TRUNK, "--size", "64", "--dim", "8", "--epochs", "500", "-o", out]
-    with subprocess.Popen([*map(str, words)], stderr=subprocess.PIPE, text=True) as process:
+    # who starts the tests in the background lets them inherit a Ctrl-C that is ignored
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen([*map(str, words)], stderr=subprocess.PIPE, text=True, **heard) as process:
         for line in process.stderr:
             if line.startswith("epoch"):
                 process.send_signal(signal.SIGINT)

@@ -189,15 +189,24 @@ def test_what_was_added_before_an_error_stays(
         assert [target.find(view) is None for view in WHOLE] == [False, False, True]
 
 
-def test_an_npz_file_appears_whole_or_not_at_all(tmp_path: Path, descriptors: dict[ViewName, np.ndarray]) -> None:
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_interrupted_npz_export_leaves_a_whole_file_of_what_was_added(
+    tmp_path: Path, descriptors: dict[ViewName, np.ndarray], count: int
+) -> None:
+    added = dict(list(descriptors.items())[:count])
+
     def stopped() -> None:
         with open_target("npz", tmp_path / "a.npz", STAMP, CARD) as target:
-            target.add(list(descriptors), np.stack(list(descriptors.values())))
+            if added:
+                target.add(list(added), np.stack(list(added.values())))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"] * count
+    if added:
+        file = read_descriptor_file(tmp_path / "a.npz")
+        assert (list(file.rows), file.stamp["scoring"]) == (list(added), None)
 
 
 @pytest.mark.parametrize("form", FORMS)
