@@ -19,7 +19,7 @@ from typing import Any
 import click
 import torch
 
-from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32, verdict_text
+from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
 from deepir.calib.images import CalibrationSet
 from deepir.calib.onnx_file import write_onnx
 from deepir.datasets import RetrievalSet, read_retrieval_sets, read_training_images
@@ -34,6 +34,7 @@ from deepir.errors import InputError, reports_errors
 from deepir.export.evaluate import Subject, evaluate, open_subject, subject_of_model
 from deepir.export.graph import build_onnx
 from deepir.export.verify import FP32_TOLERANCE, prove
+from deepir.gate import verdict_text
 from deepir.image import read_image
 from deepir.runtime import DescriptorIndex, Extractor
 

@@ -1,1 +1,1 @@
-"""INT8: calibration pictures, ranges, Q/DQ nodes and the accuracy gate."""
+"""INT8: calibration pictures, ranges and Q/DQ nodes, judged by the gate."""

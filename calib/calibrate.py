@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepir.calib.gate import GateLimits, judge
 from deepir.calib.images import RECOMMENDED, CalibrationSet, choose_images
 from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card, write_onnx
 from deepir.calib.quantise import int8_share, place, quantise
@@ -14,6 +13,7 @@ from deepir.calib.ranges import METHODS, Ranges, measure_ranges
 from deepir.card import GateVerdict, ModelCard
 from deepir.errors import GateError, ModelError, OptionError
 from deepir.files import file_sha256, write_text
+from deepir.gate import GateLimits, judge, verdict_text
 from deepir.spec import Numerics
 
 Report = Callable[[str], None]
@@ -119,14 +119,6 @@ def calibrate(
     best = max(tried, key=lambda result: (result.verdict.passed, result.verdict.cosine_mean))
     write_card(best.proto, ModelCard(card.spec, Numerics.INT8, best.verdict))
     return best
-
-
-def verdict_text(verdict: GateVerdict) -> str:
-    """One line for people."""
-    return (
-        f"cosine min {verdict.cosine_min:.4f} mean {verdict.cosine_mean:.4f}, nearest neighbour the same for "
-        f"{verdict.agreement:.1%} of {verdict.images} pictures: {'passed' if verdict.passed else 'FAILED'}"
-    )
 
 
 def calibration_record(result: Calibrated, images: CalibrationSet, model: Path) -> str:

@@ -2,15 +2,23 @@
 
 import json
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from deepir.errors import ModelError, SpecError
 from deepir.spec import ModelSpec, Numerics
+
+PixelType = Literal["float32", "uint8"]
+
+PIXEL_TYPES: tuple[PixelType, ...] = get_args(PixelType)
 
 METADATA_KEY = "deepir"
 """The entry of the ONNX file's metadata_props that holds the card as JSON."""
 
 INPUT_NAME = "images"
-"""float32 (N, 3, H, W), as `deepir.image.prepare` gives it; N is free."""
+"""float32 (N, 3, H, W), as `deepir.image.prepare` gives it; N is free. Several resolutions: images_0, images_1, ..."""
+
+REGIONS_INPUT = "rois"
+"""int32 (R, 4), the windows of a map, where height and width are free; see `ModelCard.inputs`."""
 
 OUTPUT_NAME = "descriptors"
 """float32 (N, D), each row of length 1."""
@@ -38,11 +46,36 @@ class GateVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The model's description, how this file computes, and the verdict of its gate where one was held."""
+    """The model's description, how this file computes and what it takes, and the verdict of its gate if one was held.
+
+    Attributes:
+        pixels: `float32` for prepared pictures (N, 3, H, W); `uint8` for resized ones (N, H, W, 3), RGB, which the
+            file normalises itself.
+        strides: Where height and width are free, the pixels for each cell of each map that is pooled, the middle
+            maps first; the windows are then inputs too. Empty for files of fixed size.
+    """
 
     spec: ModelSpec
     numerics: Numerics = Numerics.FP32
     gate: GateVerdict | None = None
+    pixels: PixelType = "float32"
+    strides: tuple[int, ...] = ()
+
+    @property
+    def free_size(self) -> bool:
+        """Whether height and width are free."""
+        return bool(self.strides)
+
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the file's inputs in order: the images of each resolution, then, where height and width are
+        free, the windows of each map: `rois` of the last one, `rois_0`, ... of the middle ones, and with several
+        resolutions `rois@0`, `rois_0@1`, ..., resolution by resolution.
+        """
+        count = len(self.spec.resolutions)
+        images = (INPUT_NAME,) if count == 1 else tuple(f"{INPUT_NAME}_{number}" for number in range(count))
+        maps = [*(f"{REGIONS_INPUT}_{number}" for number in range(len(self.strides) - 1)), REGIONS_INPUT]
+        marks = [""] if count == 1 else [f"@{number}" for number in range(count)]
+        return (*images, *(f"{name}{mark}" for mark in marks for name in maps)) if self.free_size else images
 
     def to_json(self) -> str:
         """JSON for metadata_props."""
@@ -54,6 +87,8 @@ class ModelCard:
                 "numerics": self.numerics.value,
                 "spec": json.loads(self.spec.to_json()),
                 "gate": gate,
+                "pixels": self.pixels,
+                "strides": self.strides,
             },
             sort_keys=True,
         )
@@ -69,7 +104,12 @@ class ModelCard:
             fields = json.loads(text)
             spec = ModelSpec.from_json(json.dumps(fields["spec"]))
             gate = None if fields["gate"] is None else GateVerdict(**fields["gate"])
-            card = cls(spec, Numerics(fields["numerics"]), gate)
+            # files written before there was a choice take prepared pictures of a fixed size
+            pixels, strides = fields.get("pixels", "float32"), tuple(fields.get("strides", ()))
+            if pixels not in PIXEL_TYPES or not all(type(stride) is int and stride > 0 for stride in strides):
+                message = f"pixels {pixels!r}, strides {strides}"
+                raise ValueError(message)
+            card = cls(spec, Numerics(fields["numerics"]), gate, pixels, strides)
             stated = (fields["schema"], fields["fingerprint"])
         except (KeyError, TypeError, ValueError, SpecError) as error:
             message = f"the model's card cannot be read ({error}): export the model again"

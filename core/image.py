@@ -1,5 +1,6 @@
 """Pictures in, network input out: read, resize and normalise, written once for training and running."""
 
+import math
 import os
 from pathlib import Path
 
@@ -92,10 +93,29 @@ def check_image(image: Image) -> None:
 
 
 def prepare(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | None = None) -> Images:
-    """One image as network input (1, 3, H, W) at `size`, by default the spec's middle size.
+    """One image as network input (1, 3, H, W), resized as `resize` does it and normalised.
+
+    Args and Raises: as `resize`.
+    """
+    resized = resize(image, spec, size, box)
+    # (x / 255 - mean) / std as one multiplication and one subtraction
+    scale, shift = pixel_scale(spec)
+    normalised = resized.astype(np.float32) * scale - shift
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+
+
+def pixel_scale(spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What values of 0..255 are multiplied by, and what is subtracted then, for each of the three channels."""
+    # in double precision, so that a std of 1 / 255 subtracts exactly the mean of 0..255 that Caffe models were given
+    std = np.asarray(spec.std, dtype=np.float64)
+    return (1 / (255 * std)).astype(np.float32), (np.asarray(spec.mean, dtype=np.float64) / std).astype(np.float32)
+
+
+def resize(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | None = None) -> Image:
+    """One image as uint8 (h, w, 3) at `size`; by default at the spec's middle size, or that of the nearest aspect.
 
     A box of a query is cut out of the resized picture and not resized again with `longest` (method.md 2.2); with
-    `stretch` the part in the box is what is resized.
+    `stretch` and `nearest` the part in the box is what is resized.
 
     Args:
         image: RGB, uint8 (H, W, 3).
@@ -107,14 +127,7 @@ def prepare(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | 
         ShapeError: Not an RGB uint8 image, or nothing of it lies in the box.
     """
     check_image(image)
-    resized = _resized_part(image, spec, size or spec.size, box)
-    # (x / 255 - mean) / std as one multiplication and one subtraction; their constants in double precision, so that
-    # a std of 1 / 255 subtracts exactly the mean of 0..255 that Caffe models were given
-    std = np.asarray(spec.std, dtype=np.float64)
-    scale = (1 / (255 * std)).astype(np.float32)
-    shift = (np.asarray(spec.mean, dtype=np.float64) / std).astype(np.float32)
-    normalised = resized.astype(np.float32) * scale - shift
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+    return _resized_part(image, spec, size or _usual_size(image, spec), box)
 
 
 def prepare_batch(images: list[Image], spec: ModelSpec, size: Size | None = None) -> Images:
@@ -132,8 +145,15 @@ def prepare_batch(images: list[Image], spec: ModelSpec, size: Size | None = None
     return np.concatenate(prepared)
 
 
+def _usual_size(image: Image, spec: ModelSpec) -> Size:
+    if spec.resize != "nearest":
+        return spec.size
+    aspect = math.log(image.shape[1] / image.shape[0])
+    return min(spec.sizes, key=lambda size: abs(math.log(size[1] / size[0]) - aspect))
+
+
 def _resized_part(image: Image, spec: ModelSpec, size: Size, box: Box | None) -> Image:
-    if spec.resize == "stretch":
+    if spec.resize != "longest":
         part = image if box is None else image[_window(box, image.shape[:2], 1.0)]
         return _resize(part, spec, size)
     whole = _resize(image, spec, _longest(image, size))

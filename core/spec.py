@@ -18,7 +18,7 @@ Size = tuple[int, int]
 Triple = tuple[float, float, float]
 
 _SCHEMA = "deepir.spec/1"
-_RESIZES = ("stretch", "longest")
+_RESIZES = ("stretch", "longest", "nearest")
 INTERPOLATIONS = ("area", "bilinear")
 _SMALLEST_SIDE = 32
 _LARGEST_SIDE = 8192
@@ -40,7 +40,8 @@ class ModelSpec:
     Attributes:
         backbone: The trunk, as `library:name`, for example `timm:resnet18`.
         sizes: (height, width) in pixels, one for each resolution; several make a multi-resolution model.
-        resize: `stretch` gives exactly `sizes`; `longest` keeps the aspect and makes the longest side max(size).
+        resize: `stretch` gives exactly `sizes`; `longest` keeps the aspect and makes the longest side max(size);
+            `nearest` takes `sizes` as alternatives and stretches a picture to the one of the nearest aspect.
         interpolation: `area` (averages when it shrinks) or `bilinear` (method.md 2.2, as the Caffe models did).
         mean, std: Subtracted from, then divided into, RGB values in 0..1.
         stride: Input pixels for each cell of the trunk's map.
@@ -80,6 +81,11 @@ class ModelSpec:
     def size(self) -> Size:
         """The middle resolution: the one a single-resolution model of this kind uses."""
         return self.sizes[len(self.sizes) // 2]
+
+    @property
+    def resolutions(self) -> tuple[Size | None, ...]:
+        """At which sizes a picture is described; None where the picture decides which."""
+        return (None,) if self.resize == "nearest" else self.sizes
 
     @property
     def fingerprint(self) -> str:

@@ -38,7 +38,7 @@ def local_vectors(model: Model, image: Image, box: Box | None = None) -> LocalVe
     """
     device = next(model.network.parameters()).device
     cells = []
-    for size in model.spec.sizes:
+    for size in model.spec.resolutions:
         prepared = prepare(image, model.spec, size, box)
         with torch.inference_mode():
             map_chw = model.network.maps(torch.from_numpy(prepared).to(device))[-1][0]

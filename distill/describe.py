@@ -32,7 +32,7 @@ def describe(model: Model, images: Sequence[Image], boxes: Boxes | None = None) 
         boxes: The part of each image to describe, x1, y1, x2, y2 in its pixels; None for the whole.
     """
     network = model.network
-    resolutions = [_at_size(model, images, boxes, size) for size in model.spec.sizes]
+    resolutions = [_at_size(model, images, boxes, size) for size in model.spec.resolutions]
     combined = resolutions[0]
     if len(resolutions) > 1:
         combined = combine_resolutions(np.stack(resolutions), model.spec.head.combine)
@@ -56,7 +56,7 @@ def region_vectors(model: Model, images: Sequence[Image], branch: int = -1) -> l
     """For each image what a branch whitens, at every resolution together: (R, C)."""
     module = model.network.branch_list[branch]
     found: list[list[NDArray[np.float32]]] = [[] for _ in images]
-    for size in model.spec.sizes:
+    for size in model.spec.resolutions:
         for rows, tensor in _batches(model, images, None, size):
             with torch.inference_mode():
                 regions = module.whitening_inputs(model.network.region_vectors(tensor)[branch]).cpu().numpy()
@@ -72,7 +72,7 @@ def in_batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def _at_size(model: Model, images: Sequence[Image], boxes: Boxes | None, size: Size) -> Descriptors:
+def _at_size(model: Model, images: Sequence[Image], boxes: Boxes | None, size: Size | None) -> Descriptors:
     descriptors_nd = np.empty((len(images), _resolution_dim(model)), dtype=np.float32)
     for rows, tensor in _batches(model, images, boxes, size):
         with torch.inference_mode():
@@ -87,7 +87,7 @@ def _resolution_dim(model: Model) -> int:
 
 
 def _batches(
-    model: Model, images: Sequence[Image], boxes: Boxes | None, size: Size
+    model: Model, images: Sequence[Image], boxes: Boxes | None, size: Size | None
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Images that come out at one size together, with their places in the list."""
     prepared: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}

@@ -55,11 +55,11 @@ class RegionBank:
 
 def collect_regions(model: Model, images: Iterable[Image]) -> RegionBank:
     """Run each image through the trunk once at each resolution and keep what the master branch whitens."""
-    sizes = model.spec.sizes
+    sizes = model.spec.resolutions
     found: list[list[NDArray[np.float16]]] = [[] for _ in sizes]
     for batch in in_batches(images, _BATCH):
         for regions, size in zip(found, sizes, strict=True):
-            at_size = Model(model.network, model.spec.at_sizes((size,)))
+            at_size = model if size is None else Model(model.network, model.spec.at_sizes((size,)))
             regions.extend(vectors.astype(np.float16) for vectors in region_vectors(at_size, batch))
     counts_sn = np.array([[len(vectors) for vectors in regions] for regions in found], dtype=np.intp)
     vectors_vc = np.concatenate([vectors for regions in found for vectors in regions])

@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.distill.checkpoint import Model, load_model
@@ -15,7 +13,7 @@ from deepir.distill.device import find_device
 from deepir.errors import InputError, OptionError
 from deepir.export.descriptor_files import SUFFIX, DescriptorFile, read_descriptor_file
 from deepir.export.eval_stamp import Stamp, make_stamp
-from deepir.image import Box, Image, prepare
+from deepir.image import Box, Image
 from deepir.reading import read_images
 from deepir.runtime.backend import Device
 from deepir.runtime.extractor import BATCH_SIZE, Extractor
@@ -82,7 +80,7 @@ def open_subject(path: Path, *, device: Device = "auto") -> Subject:
         return subject_of_model(path, load_model(path), device=device)
     if path.suffix == ".onnx":
         extractor = Extractor.open(path, device=device)
-        return Subject(path, extractor.card, extractor.backend.name, _describe_with(extractor))
+        return Subject(path, extractor.card, extractor.backend.name, extractor.describe)
     if path.suffix == SUFFIX:
         file = read_descriptor_file(path)
         return Subject(path, file.card, file.stamp["runner"], None, stored=file)
@@ -130,13 +128,3 @@ def describe_views(
             batch = views[start : start + BATCH_SIZE]
             pictures = [next(images) for _ in batch]
             yield batch, describe_images(pictures, [view.box for view in batch])
-
-
-def _describe_with(extractor: Extractor) -> Describe:
-    def describe_images(images: Sequence[Image], boxes: Sequence[Box | None]) -> Descriptors:
-        if not any(boxes):
-            return extractor.describe(images)
-        spec, run = extractor.spec, extractor.backend.run
-        return np.concatenate([run(prepare(image, spec, box=box)) for image, box in zip(images, boxes, strict=True)])
-
-    return describe_images

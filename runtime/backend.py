@@ -2,12 +2,13 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
 
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import EngineError, ModelError
-from deepir.image import Images
 from deepir.runtime.ort import OnnxBackend
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -28,8 +29,8 @@ class Backend(Protocol):
     card: ModelCard
     name: str
 
-    def run(self, images_nchw: Images) -> Descriptors:
-        """(N, 3, H, W) prepared images give (N, D) descriptors of length 1."""
+    def run(self, *arrays: NDArray[Any]) -> Descriptors:
+        """What `deepir.inputs.model_inputs` makes of pictures, in its order, gives (N, D) descriptors of length 1."""
 
     def close(self) -> None:
         """Give the memory back; the backend cannot run any more."""

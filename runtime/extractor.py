@@ -11,7 +11,8 @@ import numpy as np
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import ModelError, OptionError
-from deepir.image import Image, prepare_batch
+from deepir.image import Box, Image
+from deepir.inputs import model_inputs
 from deepir.reading import read_images
 from deepir.runtime.backend import Backend, Device, open_backend
 from deepir.spec import ModelSpec
@@ -52,15 +53,20 @@ class Extractor:
         """The model's description."""
         return self.backend.card.spec
 
-    def describe(self, images: Sequence[Image]) -> Descriptors:
+    def describe(self, images: Sequence[Image], boxes: Sequence[Box | None] | None = None) -> Descriptors:
         """Descriptors (N, D) of RGB images, one row each, in order.
 
+        Args:
+            images: uint8 (H, W, 3).
+            boxes: The part of each image to describe, as in `deepir.image.resize`; None for the whole.
+
         Raises:
-            ShapeError: Not uint8 RGB images.
+            ShapeError: Not uint8 RGB images, or nothing of one lies in its box.
             ModelError: The model gives NaN, or descriptors of another size than its card says.
         """
-        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        return self._joined([self._run(batch) for batch in batches])
+        starts = range(0, len(images), self.batch_size)
+        parts = [slice(start, start + self.batch_size) for start in starts]
+        return self._joined([self._run(images[part], None if boxes is None else boxes[part]) for part in parts])
 
     def describe_files(self, paths: Sequence[Path]) -> Descriptors:
         """Descriptors (N, D) of image files; no more than a batch of them is in memory.
@@ -83,14 +89,17 @@ class Extractor:
     ) -> None:
         self.close()
 
-    def _run(self, images: Sequence[Image]) -> Descriptors:
-        descriptors_nd = self.backend.run(prepare_batch(list(images), self.spec))
-        if descriptors_nd.shape != (len(images), self.spec.dim):
-            message = (
-                f"the model gives descriptors {descriptors_nd.shape} for {len(images)} images, its card says "
-                f"{self.spec.dim} values each: export it again"
-            )
-            raise ModelError(message)
+    def _run(self, images: Sequence[Image], boxes: Sequence[Box | None] | None = None) -> Descriptors:
+        descriptors_nd = np.empty((len(images), self.spec.dim), dtype=np.float32)
+        for group in model_inputs(images, self.card, boxes):
+            described = self.backend.run(*group.arrays)
+            if described.shape != (len(group.rows), self.spec.dim):
+                message = (
+                    f"the model gives descriptors {described.shape} for {len(group.rows)} images, its card says "
+                    f"{self.spec.dim} values each: export it again"
+                )
+                raise ModelError(message)
+            descriptors_nd[group.rows] = described
         return descriptors_nd
 
     def _joined(self, batches: list[Descriptors]) -> Descriptors:

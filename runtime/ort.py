@@ -4,13 +4,13 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from deepir.card import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelCard
+from deepir.card import METADATA_KEY, OUTPUT_NAME, ModelCard
 from deepir.descriptors import Descriptors
-from deepir.errors import DeepIRError, EngineError, MissingDependency, ModelError, ShapeError
-from deepir.image import Images
+from deepir.errors import DeepIRError, EngineError, MissingDependency, ModelError
 from deepir.optional import need
+from deepir.runtime.run_checks import check_arrays, check_descriptors
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -37,34 +37,31 @@ class OnnxBackend:
             raise ModelError(message)
         self._path = path
         self._session: Any = _open_session(runtime, path, device, threads)
-        self.card = _read_card(self._session, path)
+        self.card = read_card(self._session, path)
         self.name = f"ONNX Runtime, {'CUDA' if _CUDA in self._session.get_providers() else 'CPU'}"
         if device == "cuda" and _CUDA not in self._session.get_providers():
             self.close()
             raise _no_cuda(runtime)
 
-    def run(self, images_nchw: Images) -> Descriptors:
-        """(N, 3, H, W) prepared images give (N, D) descriptors of length 1.
+    def run(self, *arrays: NDArray[Any]) -> Descriptors:
+        """The file's inputs, in the order of `ModelCard.inputs`, give (N, D) descriptors of length 1.
 
         Raises:
-            ShapeError: Images of another size than the model's.
+            ShapeError: Not such inputs, for example images of another size than the model's.
             EngineError: ONNX Runtime cannot run the model, or it was closed.
             ModelError: The model gives NaN or infinity.
         """
-        expected = (3, *self.card.spec.size)
-        if images_nchw.ndim != 4 or images_nchw.shape[1:] != expected:
-            message = (
-                f"this model takes images (N, {expected[0]}, {expected[1]}, {expected[2]}), got {images_nchw.shape}"
-            )
-            raise ShapeError(message)
+        check_arrays(self.card, arrays)
         if self._session is None:
             message = f"the model {self._path} was closed"
             raise EngineError(message)
-        descriptors_nd = self._compute(images_nchw)
-        if not np.isfinite(descriptors_nd).all():
-            message = f"the model {self._path} gives NaN or infinity: its weights are damaged; export it again"
-            raise ModelError(message)
-        return descriptors_nd
+        feeds = dict(zip(self.card.inputs(), arrays, strict=True))
+        try:
+            descriptors_nd: Descriptors = self._session.run([OUTPUT_NAME], feeds)[0]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            message = f"ONNX Runtime cannot run {self._path}: {first_line(error)}"
+            raise EngineError(message) from error
+        return check_descriptors(descriptors_nd, self._path)
 
     def close(self) -> None:
         """Give the memory back; the backend cannot run any more."""
@@ -77,14 +74,6 @@ class OnnxBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _compute(self, images_nchw: Images) -> Descriptors:
-        try:
-            descriptors_nd: Descriptors = self._session.run([OUTPUT_NAME], {INPUT_NAME: images_nchw})[0]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
-            message = f"ONNX Runtime cannot run {self._path}: {_first_line(error)}"
-            raise EngineError(message) from error
-        return descriptors_nd
 
 
 def _open_session(runtime: ModuleType, path: Path, device: str, threads: int) -> Any:
@@ -131,20 +120,30 @@ def _no_cuda(runtime: ModuleType) -> MissingDependency:
 def _unreadable(path: Path, error: Exception) -> DeepIRError:
     size = path.stat().st_size
     return ModelError(
-        f"{path} ({size} bytes) is truncated or not an ONNX model: {_first_line(error)}; "
+        f"{path} ({size} bytes) is truncated or not an ONNX model: {first_line(error)}; "
         "copy it again, or write it again with deepir-export"
     )
 
 
-def _read_card(session: Any, path: Path) -> ModelCard:
+def read_card(session: Any, path: Path) -> ModelCard:
+    """The card of a file that ONNX Runtime opened.
+
+    Raises:
+        ModelError: Not a file of deepir, or its inputs are not those its card tells of.
+    """
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     names = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
-    if text is None or names != [INPUT_NAME, OUTPUT_NAME]:
+    if text is None or OUTPUT_NAME not in names:
         message = f"{path} is an ONNX file without a deepir card: write it with deepir-export"
         raise ModelError(message)
-    return ModelCard.from_json(text)
+    card = ModelCard.from_json(text)
+    if names != [*card.inputs(), OUTPUT_NAME]:
+        message = f"{path} has the inputs and outputs {', '.join(names)}, its card tells of others: export it again"
+        raise ModelError(message)
+    return card
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The sentence in one of ONNX Runtime's errors."""
     # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from x failed:Protobuf parsing failed."
     return (str(error).splitlines() or [type(error).__name__])[0].rpartition(" : ")[2].rstrip(".")

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from deepir.errors import InputError, OptionError
-from deepir.image import Image, prepare
+from deepir.image import Image
+from deepir.inputs import model_inputs
 from deepir.runtime.backend import Device
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import DescriptorIndex, Hit
@@ -108,9 +109,9 @@ class Recogniser:
             ModelError: The model gives NaN.
         """
         started = time.perf_counter()
-        prepared_nchw = prepare(image, self.extractor.spec)
+        (group,) = model_inputs([image], self.extractor.card)
         prepared = time.perf_counter()
-        query_1d = self.extractor.backend.run(prepared_nchw)[0]
+        query_1d = self.extractor.backend.run(*group.arrays)[0]
         described = time.perf_counter()
         # one more than the second label, so that the margin exists when only one label is listed
         blank = float(np.linalg.norm(query_1d)) < _SHORTEST

@@ -157,7 +157,7 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         ("runtime/ort.py", "if TYPE_CHECKING:\n    from deepir.distill import network"),
         ("distill/train.py", "import deepir.runtime"),
         ("core/image.py", "from deepir.runtime import index"),
-        ("calib/gate.py", "from deepir.export import graph"),
+        ("calib/ranges.py", "from deepir.export import graph"),
         ("export/graph.py", "from runtime import index"),
         ("export/graph.py", "import core.spec"),
         ("core/image.py", "import cv2"),

@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
 from deepir.calib.cli import main
-from deepir.calib.gate import GateLimits, judge
 from deepir.calib.images import choose_images
 from deepir.calib.onnx_file import open_session, read_card, read_onnx, write_onnx
 from deepir.calib.quantise import int8_share, place, quantise
@@ -25,6 +24,7 @@ from deepir.descriptors import normalise
 from deepir.distill.checkpoint import Model
 from deepir.errors import InputError, ModelError, OptionError, ShapeError
 from deepir.export.graph import build_onnx
+from deepir.gate import GateLimits, judge
 
 MakeModel = Callable[..., Model]
 

@@ -122,7 +122,7 @@ def test_the_fingerprint_is_sixteen_hex_digits() -> None:
         ({"channels": 65537}, "channels .* got 65537"),
         ({"dim": 0}, "dim .* got 0"),
         ({"dim": 65537}, "dim .* got 65537"),
-        ({"resize": "crop"}, "resize must be one of stretch, longest, got 'crop'"),
+        ({"resize": "crop"}, "resize must be one of stretch, longest, nearest, got 'crop'"),
         ({"interpolation": "cubic"}, "interpolation must be one of area, bilinear, got 'cubic'"),
         ({"mean": (0.5, 0.5)}, r"three finite values each.*\(0.5, 0.5\)"),
         ({"mean": (0.5, 0.5, float("nan"))}, "three finite values each.*nan"),

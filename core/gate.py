@@ -1,4 +1,4 @@
-"""The gate: does the INT8 model still retrieve as its FP32 form does?"""
+"""The gate: does another form of a model, INT8 or an engine, still retrieve as its FP32 form does?"""
 
 from dataclasses import dataclass
 
@@ -38,6 +38,14 @@ def judge(reference_nd: Descriptors, candidate_nd: Descriptors, limits: GateLimi
     low, mean = float(cosines.min()), float(cosines.mean())
     passed = low >= limits.cosine_min and mean >= limits.cosine_mean and agreement >= limits.agreement
     return GateVerdict(passed, round(low, 6), round(mean, 6), round(agreement, 4), len(cosines))
+
+
+def verdict_text(verdict: GateVerdict) -> str:
+    """One line for people."""
+    return (
+        f"cosine min {verdict.cosine_min:.4f} mean {verdict.cosine_mean:.4f}, nearest neighbour the same for "
+        f"{verdict.agreement:.1%} of {verdict.images} pictures: {'passed' if verdict.passed else 'FAILED'}"
+    )
 
 
 def _nearest(queries_nd: Descriptors, database_nd: Descriptors) -> NDArray[np.intp]:
