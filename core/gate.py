@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from deepir.card import GateVerdict
 from deepir.descriptors import Descriptors
-from deepir.errors import ShapeError
+from deepir.errors import OptionError, ShapeError
+
+_EQUAL = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,25 @@ class GateLimits:
     cosine_mean: float = 0.995
     agreement: float = 0.97
 
+    @classmethod
+    def around(cls, cosine_mean: float) -> "GateLimits":
+        """Limits for another mean: a single picture may differ four times as much, as in the defaults.
+
+        Raises:
+            OptionError: Not above 0 and at most 1.
+        """
+        if not 0 < cosine_mean <= 1:
+            message = f"the gate is a mean cosine above 0, at most 1, such as 0.99; got {cosine_mean}"
+            raise OptionError(message)
+        return cls(cosine_min=1 - 4 * (1 - cosine_mean), cosine_mean=cosine_mean)
+
 
 def judge(reference_nd: Descriptors, candidate_nd: Descriptors, limits: GateLimits) -> GateVerdict:
     """Compare the descriptors of the same pictures.
 
     Agreement is the share of pictures whose nearest neighbour among the FP32 descriptors of the other pictures is the
-    same for both forms.
+    same for both forms. Neighbours whose FP32 similarities differ by less than 0.001 count as the same: which of two
+    equals comes first says nothing about a form.
 
     Raises:
         ShapeError: Fewer than two pictures, or two arrays of different shapes.
@@ -34,7 +49,10 @@ def judge(reference_nd: Descriptors, candidate_nd: Descriptors, limits: GateLimi
         )
         raise ShapeError(message)
     cosines = np.sum(reference_nd * candidate_nd, axis=1)
-    agreement = float(np.mean(_nearest(reference_nd, reference_nd) == _nearest(candidate_nd, reference_nd)))
+    similarity_nn = _similarity_to_others(reference_nd, reference_nd)
+    chosen_n = _similarity_to_others(candidate_nd, reference_nd).argmax(axis=1)
+    lost_n = similarity_nn.max(axis=1) - similarity_nn[np.arange(len(chosen_n)), chosen_n]
+    agreement = float(np.mean(lost_n < _EQUAL))
     low, mean = float(cosines.min()), float(cosines.mean())
     passed = low >= limits.cosine_min and mean >= limits.cosine_mean and agreement >= limits.agreement
     return GateVerdict(passed, round(low, 6), round(mean, 6), round(agreement, 4), len(cosines))
@@ -48,8 +66,7 @@ def verdict_text(verdict: GateVerdict) -> str:
     )
 
 
-def _nearest(queries_nd: Descriptors, database_nd: Descriptors) -> NDArray[np.intp]:
-    similarity = queries_nd @ database_nd.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest: NDArray[np.intp] = similarity.argmax(axis=1)
-    return nearest
+def _similarity_to_others(queries_nd: Descriptors, database_nd: Descriptors) -> NDArray[np.float32]:
+    similarity_nn: NDArray[np.float32] = queries_nd @ database_nd.T
+    np.fill_diagonal(similarity_nn, -np.inf)
+    return similarity_nn

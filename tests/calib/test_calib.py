@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
@@ -20,9 +18,8 @@ from deepir.calib.onnx_file import open_session, read_card, read_onnx, write_onn
 from deepir.calib.quantise import int8_share, place, quantise
 from deepir.calib.ranges import METHODS, measure_ranges
 from deepir.card import Numerics
-from deepir.descriptors import normalise
 from deepir.distill.checkpoint import Model
-from deepir.errors import InputError, ModelError, OptionError, ShapeError
+from deepir.errors import InputError, ModelError, OptionError
 from deepir.export.graph import build_onnx
 from deepir.gate import GateLimits, judge
 
@@ -127,34 +124,6 @@ def test_a_model_without_convolutions_is_refused() -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", [], [])
     with pytest.raises(ModelError, match="no convolutions"):
         place(helper.make_model(graph))
-
-
-@given(st.integers(2, 12), st.integers(2, 6))
-def test_a_model_agrees_with_itself(count: int, dim: int) -> None:
-    rows = normalise(np.random.default_rng(count * 7 + dim).normal(size=(count, dim)).astype(np.float32))
-    verdict = judge(rows, rows, GateLimits())
-    assert verdict.passed
-    assert verdict.agreement == 1
-
-
-def test_the_gate_fails_on_another_model() -> None:
-    rng = np.random.default_rng(0)
-    one, two = (normalise(rng.normal(size=(40, 8)).astype(np.float32)) for _ in range(2))
-    verdict = judge(one, two, GateLimits())
-    assert not verdict.passed
-    assert verdict.agreement < 0.5
-
-
-def test_agreement_counts_nearest_neighbours_by_hand() -> None:
-    reference = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
-    candidate = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
-    # the middle one was nearest to the first, and in the other form is nearest to the last
-    assert judge(reference, candidate, GateLimits()).agreement == pytest.approx(2 / 3, abs=1e-3)
-
-
-def test_the_gate_needs_two_pictures() -> None:
-    with pytest.raises(ShapeError, match="two descriptors"):
-        judge(np.ones((1, 4), np.float32), np.ones((1, 4), np.float32), GateLimits())
 
 
 def test_pictures_that_judge_are_not_those_that_measure(pictures: Path) -> None:
