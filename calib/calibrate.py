@@ -1,8 +1,8 @@
 """Calibrate a model: ranges, Q/DQ nodes, and the verdict of the gate, method after method until one passes."""
 
-import json
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from deepir.calib.images import RECOMMENDED, CalibrationSet, choose_images
 from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card, write_onnx
 from deepir.calib.quantise import int8_share, place, quantise
 from deepir.calib.ranges import METHODS, Ranges, measure_ranges
+from deepir.calib.record import Record, read_record, record_path, write_record
 from deepir.card import GateVerdict, ModelCard
-from deepir.errors import GateError, ModelError, OptionError
-from deepir.files import file_sha256, write_text
+from deepir.errors import GateError, InputError, ModelError, OptionError
 from deepir.gate import GateLimits, judge, verdict_text
 from deepir.spec import Numerics
 
@@ -74,8 +74,29 @@ def calibrate_file(
         report(f"warning: {message}; the verdict is stored in the file")
     report(f"{int8_share(result.proto):.0%} of the convolutions are INT8")
     write_onnx(result.proto, out)
-    write_text(out.with_suffix(".calib.json"), calibration_record(result, images, model))
+    write_record(record_path(out), Record(model, result.method, result.ranges, result.verdict, images))
     return result
+
+
+def apply_record(model: Path, record: Path, out: Path, report: Report) -> tuple[Path, ...]:
+    """Write the INT8 form of an FP32 file from the ranges of an earlier calibration; gives the pictures that judged it.
+
+    Raises:
+        InputError: The record is damaged, or was made of another file.
+        ModelError: Not an FP32 file of deepir.
+    """
+    proto, card = read_fp32(model)
+    found = read_record(record, model)
+    placement = place(proto)
+    if set(found.ranges) != set(placement.tensors):
+        message = f"{record} has ranges for other tensors than {model}: calibrate again, with --calib and a folder"
+        raise InputError(message)
+    quantised = quantise(proto, placement, found.ranges)
+    write_card(quantised, dataclasses.replace(card, numerics=Numerics.INT8, gate=found.verdict))
+    report(f"INT8: ranges of {record}; {verdict_text(found.verdict)}")
+    write_onnx(quantised, out)
+    write_record(record_path(out), found)
+    return tuple(path for path in found.images.judge if path.is_file())
 
 
 def read_fp32(path: Path) -> tuple[Any, ModelCard]:
@@ -117,22 +138,5 @@ def calibrate(
         if verdict.passed:
             break
     best = max(tried, key=lambda result: (result.verdict.passed, result.verdict.cosine_mean))
-    write_card(best.proto, ModelCard(card.spec, Numerics.INT8, best.verdict))
+    write_card(best.proto, dataclasses.replace(card, numerics=Numerics.INT8, gate=best.verdict))
     return best
-
-
-def calibration_record(result: Calibrated, images: CalibrationSet, model: Path) -> str:
-    """calib.json: everything from which the INT8 file can be derived again."""
-    return json.dumps(
-        {
-            "schema": "deepir.calib/1",
-            "model": model.name,
-            "model_sha256": file_sha256(model),
-            "method": result.method,
-            "ranges": result.ranges,
-            "verdict": asdict(result.verdict),
-            "measured_on": {str(path): file_sha256(path) for path in images.measure},
-            "judged_on": {str(path): file_sha256(path) for path in images.judge},
-        },
-        indent=1,
-    )
