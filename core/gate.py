@@ -22,7 +22,9 @@ class GateLimits:
 
     @classmethod
     def around(cls, cosine_mean: float) -> "GateLimits":
-        """Limits for another mean: a single picture may differ four times as much, as in the defaults.
+        """Limits for another mean, in the proportions of the defaults.
+
+        A single picture may differ four times as much as the mean, and six times that share of nearest neighbours.
 
         Raises:
             OptionError: Not above 0 and at most 1.
@@ -30,7 +32,8 @@ class GateLimits:
         if not 0 < cosine_mean <= 1:
             message = f"the gate is a mean cosine above 0, at most 1, such as 0.99; got {cosine_mean}"
             raise OptionError(message)
-        return cls(cosine_min=1 - 4 * (1 - cosine_mean), cosine_mean=cosine_mean)
+        allowed = 1 - cosine_mean
+        return cls(cosine_min=1 - 4 * allowed, cosine_mean=cosine_mean, agreement=1 - 6 * allowed)
 
 
 def judge(reference_nd: Descriptors, candidate_nd: Descriptors, limits: GateLimits) -> GateVerdict:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from deepir.errors import reports_errors
-from deepir.runtime.backend import DEVICES
+from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.run import RunOptions, run
 
 _DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
@@ -40,7 +40,7 @@ threshold_option = click.option(
 @click.option("--model", type=_FILE, help="The model, if not where the index expects it, or its INT8 form.")
 @threshold_option
 @click.option("--topk", type=int, default=_DEFAULTS["topk"], help="Labels listed for each frame.")
-@click.option("--device", type=click.Choice(DEVICES), default=_DEFAULTS["device"], help="Where the model runs.")
+@backend_options
 @click.option("--every", type=int, default=_DEFAULTS["every"], help="Take every N-th frame.")
 @click.option("--max-frames", type=int, help="Stop after so many frames.")
 @click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
@@ -58,7 +58,7 @@ def main(**options: Any) -> None:
       deepir-run camera0 --index shop.usearch
       deepir-run walk.mp4 --index shop.usearch --save walk.webm --jsonl walk.jsonl
     """  # noqa: D301 click needs the character
-    run(RunOptions(**options))
+    run(RunOptions(backend=read_backend_options(options), **options))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from deepir.errors import ModelError, OptionError
 from deepir.image import Box, Image
 from deepir.inputs import model_inputs
 from deepir.reading import read_images
-from deepir.runtime.backend import Backend, Device, open_backend
+from deepir.runtime.backend import Backend, BackendOptions, open_backend
 from deepir.spec import ModelSpec
 
 BATCH_SIZE = 8
@@ -27,21 +27,24 @@ class Extractor:
     Attributes:
         backend: The loaded model.
         batch_size: Images for each run.
+        why: Why this backend runs the model, in words; empty when it was given.
     """
 
-    def __init__(self, backend: Backend, *, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(self, backend: Backend, *, batch_size: int = BATCH_SIZE, why: str = "") -> None:
         if batch_size < 1:
             message = f"the batch size must be 1 or more, got {batch_size}"
             raise OptionError(message)
         self.backend = backend
         self.batch_size = batch_size
+        self.why = why
 
     @classmethod
     def open(
-        cls, model_path: Path | str, *, device: Device = "auto", threads: int = 0, batch_size: int = BATCH_SIZE
+        cls, model_path: Path | str, options: BackendOptions | None = None, *, batch_size: int = BATCH_SIZE
     ) -> "Extractor":
-        """Load a model file; the errors are those of `open_backend`."""
-        return cls(open_backend(Path(model_path), device, threads=threads), batch_size=batch_size)
+        """Load a model file; the options and errors are those of `open_backend`."""
+        opened = open_backend(Path(model_path), options)
+        return cls(opened.backend, batch_size=batch_size, why=opened.why)
 
     @property
     def card(self) -> ModelCard:

@@ -10,7 +10,7 @@ import click
 from deepir.datasets import LabelledImage
 from deepir.errors import InputError, OptionError, reports_errors
 from deepir.image import list_images, read_image
-from deepir.runtime.backend import DEVICES, Device
+from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.cli import threshold_option
 from deepir.runtime.enrol import enrol, find_labelled_images
 from deepir.runtime.extractor import Extractor
@@ -33,7 +33,6 @@ _WITHOUT_PHOTOGRAPHS = (
 )
 
 _FILE = click.Path(path_type=Path)
-_device = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
 _model = click.option("--model", type=_FILE, help="The model, if not where the index expects it.")
 
 
@@ -61,9 +60,9 @@ def main() -> None:
 )
 @click.option("--whiten-dim", type=int, help=f"Values to keep. [default: what the pictures carry, at most {MOST_DIM}]")
 @click.option("--whiten-power", type=float, help=f"0 to 0.5. [default: {POWER}, {POWER_AGAIN} if the model whitens]")
-@_device
+@backend_options
 @reports_errors
-def build(out: Path, folder: Path, model: Path, label_pattern: str | None, device: Device, **options: Any) -> None:
+def build(out: Path, folder: Path, model: Path, label_pattern: str | None, **options: Any) -> None:
     """Index the pictures below DIR; the label is the sub-folder, or the file's name directly in DIR.
 
     A whitening fitted on the references and a dozen or more photographs from the camera helps a model that has never
@@ -80,7 +79,7 @@ def build(out: Path, folder: Path, model: Path, label_pattern: str | None, devic
     _check_target(out)
     images = find_labelled_images(folder, label_pattern)
     whiten = _whiten_config(options)
-    with Extractor.open(model, device=device) as extractor:
+    with Extractor.open(model, read_backend_options(options)) as extractor:
         index = DescriptorIndex.create(extractor.card, model, far=options["far"])
         _enrol(index, extractor, images, skip_unreadable=options["skip_unreadable"], whiten=whiten)
         if options["unknown"] is not None:
@@ -97,9 +96,9 @@ def build(out: Path, folder: Path, model: Path, label_pattern: str | None, devic
 @click.argument("label")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_FILE)
 @_model
-@_device
+@backend_options
 @reports_errors
-def add(index_path: Path, label: str, images: tuple[Path, ...], model: Path | None, device: Device) -> None:
+def add(index_path: Path, label: str, images: tuple[Path, ...], model: Path | None, **options: Any) -> None:
     """Add pictures of LABEL, a new one or one that is there.
 
     \b
@@ -108,7 +107,7 @@ def add(index_path: Path, label: str, images: tuple[Path, ...], model: Path | No
     """  # noqa: D301 click needs the character
     started = time.monotonic()
     index = DescriptorIndex.open(index_path)
-    with Extractor.open(model or find_model(index, index_path), device=device) as extractor:
+    with Extractor.open(model or find_model(index, index_path), read_backend_options(options)) as extractor:
         index.check_model(extractor.card)
         _enrol(index, extractor, [LabelledImage(path, label) for path in images])
     index.save(index_path)
@@ -159,7 +158,7 @@ def info(index_path: Path, *, as_json: bool) -> None:
 @threshold_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_model
-@_device
+@backend_options
 @reports_errors
 def query(index_path: Path, image: Path, threshold: float | Literal["auto"], *, as_json: bool, **options: Any) -> None:
     """Name what IMAGE shows.
@@ -170,7 +169,11 @@ def query(index_path: Path, image: Path, threshold: float | Literal["auto"], *, 
     """  # noqa: D301 click needs the character
     pixels = read_image(image)
     with Recogniser.open(
-        index_path, options["model"], threshold=threshold, device=options["device"], top_labels=options["topk"]
+        index_path,
+        options["model"],
+        threshold=threshold,
+        options=read_backend_options(options),
+        top_labels=options["topk"],
     ) as recogniser:
         if recogniser.threshold is None:
             click.echo(NO_THRESHOLD, err=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepir.errors import OptionError, ShapeError, reports_errors
 from deepir.image import read_image
-from deepir.runtime.backend import DEVICES
+from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import DescriptorIndex, Hit
 from deepir.runtime.recogniser import find_model
@@ -41,7 +41,7 @@ def hits_at_least(hits: list[Hit], at_least: float | None) -> tuple[list[Hit], f
 @click.option("--at-least", default=_AUTO, help="Least similarity; auto draws the line in the widest gap.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--model", type=_FILE, help="The model, if not where the index expects it.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
+@backend_options
 @reports_errors
 def near_command(index_path: Path, image: Path, at_least: str, *, as_json: bool, **options: Any) -> None:
     """List every stored view that resembles IMAGE, and where the line was drawn.
@@ -53,7 +53,8 @@ def near_command(index_path: Path, image: Path, at_least: str, *, as_json: bool,
     least = _parse_least(at_least)
     pixels = read_image(image)
     index = DescriptorIndex.open(index_path)
-    with Extractor.open(options["model"] or find_model(index, index_path), device=options["device"]) as extractor:
+    model = options["model"] or find_model(index, index_path)
+    with Extractor.open(model, read_backend_options(options)) as extractor:
         index.check_model(extractor.card)
         hits = index.search(extractor.describe([pixels])[0], len(index))
     if least is None and len({hit.similarity for hit in hits if hit.similarity >= 0}) < 2:

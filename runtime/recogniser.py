@@ -11,7 +11,7 @@ import numpy as np
 from deepir.errors import InputError, OptionError
 from deepir.image import Image
 from deepir.inputs import model_inputs
-from deepir.runtime.backend import Device
+from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import DescriptorIndex, Hit
 
@@ -76,7 +76,7 @@ class Recogniser:
         model: Path | str | None = None,
         *,
         threshold: float | Literal["auto"] = "auto",
-        device: Device = "auto",
+        options: BackendOptions | None = None,
         top_labels: int = TOP_LABELS,
     ) -> "Recogniser":
         """Load an index and the model that made it.
@@ -85,7 +85,7 @@ class Recogniser:
             index_path: Written by deepir-index.
             model: Another place, or another form (INT8), of the same model; None takes what the index names.
             threshold: `auto` is the one stored in the index.
-            device: See `open_backend`.
+            options: How the model runs; see `open_backend`.
             top_labels: How many labels each answer lists.
 
         Raises:
@@ -94,7 +94,7 @@ class Recogniser:
         """
         index = DescriptorIndex.open(index_path)
         model_path = find_model(index, Path(index_path)) if model is None else Path(model)
-        extractor = Extractor.open(model_path, device=device)
+        extractor = Extractor.open(model_path, options)
         try:
             return cls(extractor, index, threshold=threshold, top_labels=top_labels)
         except BaseException:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Literal, TextIO
@@ -15,7 +15,7 @@ import click
 
 from deepir.errors import InputError, OptionError
 from deepir.runtime.annotate import VideoWriter, annotate, check_video_path
-from deepir.runtime.backend import Device
+from deepir.runtime.backend import BackendOptions
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.progress import StatusLine
 from deepir.runtime.recogniser import TOP_LABELS, Recogniser
@@ -32,7 +32,7 @@ class RunOptions:
     model: Path | None = None
     threshold: float | Literal["auto"] = "auto"
     topk: int = TOP_LABELS
-    device: Device = "auto"
+    backend: BackendOptions = field(default_factory=BackendOptions)
     every: int = 1
     max_frames: int | None = None
     save: Path | None = None
@@ -58,7 +58,7 @@ def run(options: RunOptions) -> Tally:
                 options.index_path,
                 options.model,
                 threshold=options.threshold,
-                device=options.device,
+                options=options.backend,
                 top_labels=options.topk,
             )
         )

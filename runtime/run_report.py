@@ -83,7 +83,8 @@ def introduce(recogniser: Recogniser, source: Source, index_path: Path) -> None:
     rate = f", {source.fps:.4g} frames per second" if source.fps else ""
     newest = ", newest frame" if source.live else ""
     click.echo(f"model   {card.spec.backbone} {card.numerics.value}, fingerprint {card.spec.fingerprint}", err=True)
-    click.echo(f"backend {recogniser.extractor.backend.name}", err=True)
+    why = recogniser.extractor.why
+    click.echo(f"backend {recogniser.extractor.backend.name}{f' ({why})' if why else ''}", err=True)
     click.echo(f"index   {index_path}: {len(index)} items, {len(index.labels)} labels, threshold {threshold}", err=True)
     click.echo(f"source  {source.name}: {size}{rate}{newest}", err=True)
 

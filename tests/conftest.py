@@ -1,6 +1,6 @@
 """What several rooms test with: pictures of a few made-up things, and a small trained-by-hand model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -35,6 +35,15 @@ def write_pictures(folder: Path, views: int) -> Path:
         for view in range(views):
             cv2.imwrite(str(folder / label / f"{view}.png"), picture(label, view)[:, :, ::-1])
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models run in ONNX Runtime unless a test says otherwise: trying programs takes seconds for each new file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPIR_BACKEND", "onnxruntime")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

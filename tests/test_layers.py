@@ -28,13 +28,13 @@ THROUGH_NEED = {
     "core": {"cv2"},
     "runtime": {
         *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
-        *("pycuda", "cv2", "starlette", "rich"),
+        *("cuda", "pycuda", "cv2", "starlette", "rich"),
     },
     "calib": {"onnx", "onnxruntime", "modelopt"},
     "distill": {"torchvision", "timm", "pytorch_metric_learning", "kornia", "safetensors", "sklearn", "cv2"},
     "export": {
         *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
-        *("cv2", "h5py"),
+        *("cv2", "h5py", "openvino"),
     },
 }
 THE_ONE_IMPORTER = Path("core/optional.py")

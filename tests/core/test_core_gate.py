@@ -48,7 +48,9 @@ def test_which_of_two_equals_is_nearest_does_not_count() -> None:
 def test_limits_around_their_own_mean_are_the_defaults() -> None:
     around = GateLimits.around(GateLimits().cosine_mean)
     assert around.cosine_min == pytest.approx(GateLimits().cosine_min)
-    assert GateLimits.around(0.99).cosine_min == pytest.approx(0.96)
+    assert around.agreement == pytest.approx(GateLimits().agreement)
+    looser = GateLimits.around(0.99)
+    assert (looser.cosine_min, looser.agreement) == (pytest.approx(0.96), pytest.approx(0.94))
 
 
 @pytest.mark.parametrize("mean", [0, -1, 1.01, float("nan")])

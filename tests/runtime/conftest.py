@@ -1,6 +1,13 @@
 """A tiny model that tells colours apart, pictures for it, and an index of them."""
 
-from collections.abc import Callable, Sequence
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deepir.card import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelCard
 from deepir.image import Image
+from deepir.runtime import roi_kernel
 from deepir.runtime.cli import main as run_main
 from deepir.runtime.index_cli import main as index_main
 from deepir.spec import ModelSpec
@@ -163,3 +171,250 @@ def shop(tmp_path: Path, model: Path, catalogue: Path, deepir_index: Command) ->
     result = deepir_index("build", path, catalogue, "--model", model)
     assert result.exit_code == 0, result.output
     return path
+
+
+FAKE_CUDA = r"""
+// A driver without a GPU: it runs the very text of the kernel on the host, warp by warp.
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#define HOST_EMULATION
+#define __device__
+#define __global__
+#define __forceinline__ inline
+struct Index { unsigned x; };
+static Index threadIdx, blockIdx, blockDim;
+
+// A lane that needs what another lane has not computed yet stops, and its warp runs again with what is known by then.
+struct NotYetKnown {};
+static float exchanged[8][32];
+static int known, exchanges, lane_now;
+static float __shfl_xor_sync(unsigned, float value, int distance)
+{
+    const int number = exchanges++;
+    exchanged[number][lane_now] = value;
+    if (number >= known) throw NotYetKnown();
+    return exchanged[number][lane_now ^ distance];
+}
+
+static float widen(unsigned short bits)
+{
+    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
+        : exponent ? std::ldexp(mantissa + 1024.0f, exponent - 25) : std::ldexp((float)mantissa, -24);
+    return bits >> 15 ? -size : size;
+}
+static unsigned short narrow(float value)
+{
+    const unsigned short sign = std::signbit(value) ? 0x8000 : 0;
+    if (std::isnan(value)) return 0x7fff;
+    if (std::isinf(value)) return sign | 0x7c00;
+    if (value == 0) return sign;
+    int exponent;
+    const float fraction = std::frexp(std::fabs(value), &exponent);
+    const bool small = exponent + 14 <= 0;
+    const float mantissa = small ? std::ldexp(std::fabs(value), 24) : fraction * 2048 - 1024;
+    if (mantissa != std::floor(mantissa)) std::abort();  // a maximum is never rounded
+    return sign | (small ? 0 : (exponent + 14) << 10) | (unsigned short)mantissa;
+}
+
+#include "roi_pool.cu"
+
+extern "C" {
+int launches, loads, preparations, capability = 87, failure;
+const char* failing = "";
+void* stream_of_last_launch;
+static int answer(const char* name) { return std::strcmp(name, failing) ? 0 : failure; }
+
+int cuInit(unsigned) { return answer("cuInit"); }
+int cuCtxGetDevice(int* device) { *device = 0; return answer("cuCtxGetDevice"); }
+int cuDeviceGetAttribute(int* value, int attribute, int)
+{
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : -1;
+    return answer("cuDeviceGetAttribute");
+}
+int cuLibraryLoadData(void** library, const void* code, void*, void*, unsigned, void*, void*, unsigned)
+{
+    ++loads;
+    *library = (void*)0x11;
+    return std::memcmp(code, "\x7f" "ELF", 4) ? 200 : answer("cuLibraryLoadData");
+}
+int cuLibraryGetKernel(void** kernel, void* library, const char* name)
+{
+    *kernel = (void*)0x22;
+    return library != (void*)0x11 || std::strcmp(name, "roi_max_pool") ? 500 : answer("cuLibraryGetKernel");
+}
+int cuKernelGetFunction(void** function, void* kernel)
+{
+    ++preparations;
+    *function = (void*)0x33;
+    return kernel != (void*)0x22 ? 400 : answer("cuKernelGetFunction");
+}
+int cuGetErrorName(int status, const char** name)
+{
+    *name = status == 200 ? "CUDA_ERROR_INVALID_IMAGE" : status == 201 ? "CUDA_ERROR_INVALID_CONTEXT" : nullptr;
+    return *name ? 0 : 1;
+}
+int cuLaunchKernel(void* kernel, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned,
+    void* stream, void** p, void**)
+{
+    ++launches;
+    stream_of_last_launch = stream;
+    if (kernel != (void*)0x22) return 400;
+    int n[11];
+    for (int i = 0; i < 11; ++i) n[i] = *(int*)p[i + 2];
+    blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
+        for (unsigned warp = 0; warp < threads; warp += 32)
+        {
+            bool finished = false;
+            for (known = 0; !finished; ++known)
+            {
+                finished = true;
+                for (lane_now = 0; lane_now < 32; ++lane_now)
+                {
+                    threadIdx.x = warp + lane_now;
+                    exchanges = 0;
+                    try
+                    {
+                        roi_max_pool(*(void**)p[0], *(int**)p[1], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8],
+                            n[9], n[10], *(void**)p[13]);
+                    }
+                    catch (NotYetKnown) { finished = false; }
+                }
+            }
+        }
+    return answer("cuLaunchKernel");
+}
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def fake_cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A libcuda.so.1 that runs runtime/roi_pool.cu on the host; skips where there is no C++ compiler."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the kernel for the host")
+    folder = tmp_path_factory.mktemp("fake_cuda")
+    (folder / "fake_cuda.cpp").write_text(FAKE_CUDA, encoding="utf-8")
+    library = folder / "libcuda.so.1"
+    kernel = Path(roi_kernel.__file__).parent
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    words = [compiler, "-O1", "-shared", "-fPIC", *warnings, f"-I{kernel}", "fake_cuda.cpp", "-o", str(library)]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+@pytest.fixture
+def fake_cuda(fake_cuda_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
+    """The fake driver in place of the real one, its counters at zero."""
+    monkeypatch.setattr(roi_kernel, "DRIVER", str(fake_cuda_library))
+    caches = (roi_kernel.open_driver, roi_kernel._kernel_for)
+    for cache in caches:
+        cache.cache_clear()
+    driver = ctypes.CDLL(str(fake_cuda_library))
+    for name, value in {"launches": 0, "loads": 0, "preparations": 0, "capability": 87, "failure": 0}.items():
+        ctypes.c_int.in_dll(driver, name).value = value
+    ctypes.c_char_p.in_dll(driver, "failing").value = b""
+    yield driver
+    for cache in caches:
+        cache.cache_clear()
+
+
+TENSORRT_WHEELS = {
+    "10.3": "tensorrt-cu12-bindings==10.3.0",
+    "10.16": "tensorrt-cu12-bindings==10.16.1.11",
+    "11.4": "tensorrt-cu13-bindings==11.4.0.106",
+}
+
+TENSORRT_STUB = r"""
+// What the Python module of TensorRT needs from its libraries in order to be imported; nothing can be built with it.
+#include <cstdlib>
+static int registered;
+// every function of the registry counts the call and says yes
+struct FakeRegistry
+{
+#define YES(n) virtual bool function##n(void*, char const*) { ++registered; return true; }
+    YES(0) YES(1) YES(2) YES(3) YES(4) YES(5) YES(6) YES(7) YES(8) YES(9) YES(10) YES(11) YES(12) YES(13) YES(14)
+    YES(15) YES(16) YES(17) YES(18) YES(19) YES(20) YES(21) YES(22) YES(23) YES(24) YES(25) YES(26) YES(27) YES(28)
+};
+static FakeRegistry registry;
+extern "C" {
+int fake_registrations() { return registered; }
+void* getPluginRegistry() { return std::getenv("FAKE_REGISTRY") ? &registry : nullptr; }
+#define NOTHING(name) void* name() { return nullptr; }
+NOTHING(getBuilderPluginRegistry)
+NOTHING(createInferBuilder_INTERNAL)
+NOTHING(createInferRefitter_INTERNAL)
+NOTHING(createInferRuntime_INTERNAL)
+NOTHING(createNvOnnxParser_INTERNAL)
+NOTHING(createNvOnnxParserRefitter_INTERNAL)
+NOTHING(getNvOnnxParserVersion)
+NOTHING(initLibNvInferPlugins)
+}
+"""
+
+
+def download_tensorrt_bindings(version: str, folder: Path) -> Path:
+    """The real Python module of a TensorRT, importable as tensorrt; skips where the package index cannot be reached."""
+    words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    try:
+        done = subprocess.run(
+            [*words, TENSORRT_WHEELS[version]], capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the package index does not answer: no {TENSORRT_WHEELS[version]}")
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        pytest.skip(f"cannot download {TENSORRT_WHEELS[version]}: {done.stderr.strip().splitlines()[-1:]}")
+    zipfile.ZipFile(wheels[0]).extractall(folder / "packages")
+    module = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
+    (folder / "packages" / "tensorrt.py").write_text(module, encoding="utf-8")
+    return folder / "packages"
+
+
+def build_tensorrt_stubs(major: str, folder: Path) -> Path:
+    """Libraries with the names that TensorRT's module wants and nothing inside; skips without a C++ compiler."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to build stub libraries of TensorRT")
+    if folder.is_dir():
+        return folder
+    folder.mkdir()
+    (folder / "stub.cpp").write_text(TENSORRT_STUB, encoding="utf-8")
+    library = folder / f"libnvinfer.so.{major}"
+    words = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "stub.cpp", "-o", str(library)]
+    subprocess.run(words, cwd=folder, check=True)
+    for name in ("nvinfer_plugin", "nvonnxparser"):
+        # one library under three names is loaded once, so that there is one counter
+        (folder / f"lib{name}.so.{major}").symlink_to(library)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tensorrt_bindings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """tensorrt_bindings("10.3") gives the variables of a process that imports the real module over stub libraries.
+
+    Also "10.16" and "11.4"; with FAKE_REGISTRY set there is a plugin registry that accepts everything.
+    """
+
+    @functools.cache
+    def packages(version: str, folder: Path) -> Path | str:
+        # an index that does not answer is asked once, not by every test
+        try:
+            return download_tensorrt_bindings(version, folder)
+        except pytest.skip.Exception as reason:
+            return str(reason)
+
+    root = tmp_path_factory.mktemp("tensorrt")
+
+    def variables(version: str) -> dict[str, str]:
+        found = packages(version, root / version)
+        if isinstance(found, str):
+            pytest.skip(found)
+        stubs = build_tensorrt_stubs(version.partition(".")[0], root / version / "stubs")
+        return {**os.environ, "PYTHONPATH": str(found), "LD_LIBRARY_PATH": str(stubs)}
+
+    return variables

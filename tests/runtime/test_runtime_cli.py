@@ -154,6 +154,7 @@ def _bad_inputs(folder: Path, shop: Path, walk: Path) -> dict[str, tuple[list[ob
     (folder / "bad.mp4").write_bytes(b"nonsense" * 500)
     (folder / "bad.usearch").write_bytes(shop.read_bytes()[:-1])
     (folder / "bad.onnx").write_bytes(b"nonsense")
+    (folder / "a.engine").write_bytes(b"plan")
     (folder / "nothing").mkdir()
     good: list[object] = [walk, "--index", shop]
     return {
@@ -166,7 +167,7 @@ def _bad_inputs(folder: Path, shop: Path, walk: Path) -> dict[str, tuple[list[ob
         "torn index": ([walk, "--index", folder / "bad.usearch"], 8, "deepir-index build"),
         "no model": ([*good, "--model", folder / "no.onnx"], 3, "no such model"),
         "torn model": ([*good, "--model", folder / "bad.onnx"], 3, "truncated or not an ONNX model"),
-        "a plan": ([*good, "--model", folder / "a.engine"], 5, "TensorRT"),
+        "a plan": ([*good, "--model", folder / "a.engine"], 5, "an engine is code"),
         "other model": ([*good, "--model", folder / "other.onnx"], 8, "deepir-index build"),
         "no cuda": ([*good, "--device", "cuda"], 4, "onnxruntime-gpu"),
         "no container": ([*good, "--save", folder / "out.gif"], 2, ".webm"),
