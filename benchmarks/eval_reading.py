@@ -22,6 +22,7 @@ from deepir.errors import reports_errors
 from deepir.export.subject import Subject, View, describe_views, open_subject
 from deepir.image import list_images, read_image
 from deepir.reading import default_workers, usable_cores
+from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import BATCH_SIZE
 
 
@@ -64,7 +65,7 @@ def pictures(source: Path, name: str | None, most: int | None) -> list[Path]:
 def main(images: Path, name: str | None, model: Path, threads: int, rounds: int, most: int | None) -> None:
     """Describe pictures in both ways, in turns."""
     paths = pictures(images, name, most)
-    subject = open_subject(model, device="cpu")
+    subject = open_subject(model, BackendOptions(device="cpu"))
     ways: dict[str, Callable[[], Descriptors]] = {
         "plain loop": lambda: describe_plainly(subject, paths),
         f"{threads} decoding threads": lambda: describe_ahead(subject, paths, threads),

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deepir.card import METADATA_KEY, ModelCard
+from deepir.card import METADATA_KEY, OUTPUT_NAME, ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import ModelError
 from deepir.files import replacing
-from deepir.image import Images, prepare_batch, read_image
+from deepir.image import read_image
+from deepir.inputs import model_inputs
 from deepir.optional import need
 from deepir.runtime.ort import DISABLED_OPTIMIZERS
 from deepir.spec import ModelSpec
+
+Feeds = dict[str, NDArray[Any]]
+"""What a model runs on, by the name of its input."""
 
 _BATCH = 8
 
@@ -77,18 +82,47 @@ def open_session(proto: Any) -> Any:
     )
 
 
-def describe(proto: Any, spec: ModelSpec, paths: Sequence[Path]) -> Descriptors:
-    """Descriptors of pictures by a model in memory, on the CPU: (N, D)."""
-    session = open_session(proto)
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: images})[0] for images in prepared(paths, spec)])
+def describe(proto: Any, card: ModelCard | ModelSpec, paths: Sequence[Path]) -> Descriptors:
+    """Descriptors of pictures by a model in memory, on the CPU: (N, D), in order.
 
-
-def prepared(paths: Sequence[Path], spec: ModelSpec) -> Iterator[Images]:
-    """Pictures as network input, a batch at a time.
+    Args:
+        proto: An onnx.ModelProto.
+        card: Of that model, or its spec alone where it takes prepared pictures of one fixed size.
+        paths: Pictures on disk.
 
     Raises:
         InputError: A picture that cannot be read.
     """
+    session = open_session(proto)
+    batches = [_join_groups(session, groups) for groups in _groups(paths, card)]
+    return np.concatenate(batches) if batches else np.empty((0, _card_of(card).spec.dim), dtype=np.float32)
+
+
+def prepared(paths: Sequence[Path], card: ModelCard | ModelSpec) -> Iterator[Feeds]:
+    """Pictures as a model's inputs, a batch at a time; those that come out at one size run together.
+
+    Raises:
+        InputError: A picture that cannot be read.
+    """
+    for groups in _groups(paths, card):
+        yield from (feeds for _, feeds in groups)
+
+
+def _groups(paths: Sequence[Path], card: ModelCard | ModelSpec) -> Iterator[list[tuple[list[int], Feeds]]]:
+    """For each batch of pictures its groups: their places in the batch, and what the model takes of them."""
+    card = _card_of(card)
     for start in range(0, len(paths), _BATCH):
-        yield prepare_batch([read_image(path) for path in paths[start : start + _BATCH]], spec)
+        images = [read_image(path) for path in paths[start : start + _BATCH]]
+        yield [
+            (group.rows, dict(zip(card.inputs(), group.arrays, strict=True))) for group in model_inputs(images, card)
+        ]
+
+
+def _join_groups(session: Any, groups: list[tuple[list[int], Feeds]]) -> Descriptors:
+    rows = np.concatenate([rows for rows, _ in groups])
+    found: Descriptors = np.concatenate([session.run([OUTPUT_NAME], feeds)[0] for _, feeds in groups])
+    return found[np.argsort(rows)]
+
+
+def _card_of(card: ModelCard | ModelSpec) -> ModelCard:
+    return card if isinstance(card, ModelCard) else ModelCard(card)

@@ -57,12 +57,15 @@ def quantise(proto: Any, placement: Placement, ranges: Ranges) -> Any:
     quantised.CopyFrom(proto)
     graph = quantised.graph
     for tensor, places in placement.uses.items():
-        dequantised = f"{tensor}/dequantised"
         for number, position in places:
-            graph.node[number].input[position] = dequantised
+            graph.node[number].input[position] = _dequantised(tensor)
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     added = [node for tensor in placement.tensors for node in _activation_pair(graph, tensor, ranges[tensor])]
-    added += [_weight_dequantiser(graph, node) for node in convolutions]
+    # the resolutions of one graph share their weights, which are quantised once
+    weights = {name: _dequantised(name) for name in dict.fromkeys(node.input[1] for node in convolutions)}
+    added += [_weight_dequantiser(graph, name) for name in weights]
+    for node in convolutions:
+        node.input[1] = weights[node.input[1]]
     nodes = _sorted([*graph.node, *added], [value.name for value in [*graph.input, *graph.initializer]])
     del graph.node[:]
     graph.node.extend(nodes)
@@ -103,16 +106,15 @@ def _activation_pair(graph: Any, tensor: str, largest: float) -> list[Any]:
     helper = need("onnx.helper")
     scale = _constant(graph, f"{tensor}/scale", np.array(max(largest / _LARGEST_CODE, _SMALLEST_SCALE), np.float32))
     zero = _constant(graph, f"{tensor}/zero", np.array(0, np.int8))
-    codes, dequantised = f"{tensor}/codes", f"{tensor}/dequantised"
+    codes, dequantised = f"{tensor}/codes", _dequantised(tensor)
     return [
         helper.make_node("QuantizeLinear", [tensor, scale, zero], [codes], name=codes),
         helper.make_node("DequantizeLinear", [codes, scale, zero], [dequantised], name=dequantised),
     ]
 
 
-def _weight_dequantiser(graph: Any, convolution: Any) -> Any:
+def _weight_dequantiser(graph: Any, name: str) -> Any:
     onnx = need("onnx")
-    name = convolution.input[1]
     number = next(n for n, tensor in enumerate(graph.initializer) if tensor.name == name)
     weights = onnx.numpy_helper.to_array(graph.initializer[number])
     # a dead channel has no range of its own: without a floor its scale would be 0
@@ -124,9 +126,12 @@ def _weight_dequantiser(graph: Any, convolution: Any) -> Any:
         _constant(graph, f"{name}/scale", scales.astype(np.float32)),
         _constant(graph, f"{name}/zero", np.zeros(len(weights), np.int8)),
     ]
-    convolution.input[1] = f"{name}/dequantised"
-    output = convolution.input[1]
+    output = _dequantised(name)
     return onnx.helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=0)
+
+
+def _dequantised(name: str) -> str:
+    return f"{name}/dequantised"
 
 
 def _constant(graph: Any, name: str, value: NDArray[Any]) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.calib.onnx_file import open_session
+from deepir.calib.onnx_file import Feeds, open_session
 from deepir.errors import ModelError
-from deepir.image import Images
 from deepir.optional import need
 
 Ranges = dict[str, float]
@@ -61,14 +60,14 @@ METHODS = {
 
 
 def measure_ranges(
-    proto: Any, names: Sequence[str], batches: Callable[[], Iterable[Images]], method: Method = METHODS["max"]
+    proto: Any, names: Sequence[str], batches: Callable[[], Iterable[Feeds]], method: Method = METHODS["max"]
 ) -> Ranges:
     """Run the FP32 model on pictures and reduce the values of each tensor to its range.
 
     Args:
         proto: The FP32 onnx.ModelProto.
         names: Tensors to watch; they are made outputs a few at a time, which bounds the memory.
-        batches: Gives the prepared pictures anew for each pass.
+        batches: Gives the model's inputs anew for each pass, as `deepir.calib.onnx_file.prepared` does.
         method: How values become a range.
 
     Raises:
@@ -78,8 +77,7 @@ def measure_ranges(
     for start in range(0, len(names), _TENSORS_A_RUN):
         chunk = list(names[start : start + _TENSORS_A_RUN])
         session = _session_with_outputs(proto, chunk)
-        input_name = session.get_inputs()[0].name
-        rows = [[method.of_batch(array) for array in session.run(chunk, {input_name: images})] for images in batches()]
+        rows = [[method.of_batch(array) for array in session.run(chunk, feeds)] for feeds in batches()]
         ranges |= {name: method.of_batches(values) for name, values in zip(chunk, zip(*rows, strict=True), strict=True)}
     broken = next((name for name, value in ranges.items() if not math.isfinite(value)), None)
     if broken is not None:

@@ -9,7 +9,7 @@ import click
 from deepir.datasets import LAYOUTS
 from deepir.errors import OptionError, reports_errors
 from deepir.expansion import parse_expansion
-from deepir.runtime.backend import DEVICES
+from deepir.runtime.backend import BACKENDS, DEVICES, BackendOptions
 from deepir.score import AP_CONVENTIONS
 
 if TYPE_CHECKING:
@@ -39,10 +39,13 @@ _FORMS = ("kapture", "hloc", "npz")
 @click.option("-o", "--out", type=_FILE, help="Where --export writes: a file, for kapture its root folder.")
 @click.option("--threads", type=int, help="Threads that decode pictures.  [default: one a core, at most 8]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), help="What runs a model file.  [default: onnxruntime, the reference]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, rankings included.")
 @reports_errors
 def main(model: Path, dataset: Path, sets: tuple[str, ...], **options: Any) -> None:
-    """Score MODEL (.safetensors, .onnx, or descriptors in .npz) on DATASET.
+    """Score MODEL (.safetensors, .onnx, .engine, or descriptors in .npz) on DATASET.
 
     DATASET is a benchmark.json or its folder, a folder for each label, a .csv of image,label, or the folder of
     Oxford5k, Paris6k, their revisited forms (gnd_*.pkl) or Holidays. With --layout pictures it is any folder of
@@ -63,7 +66,8 @@ def main(model: Path, dataset: Path, sets: tuple[str, ...], **options: Any) -> N
     if report is not None:
         check_place(report)
     scales, device = options["scales"], options["device"]
-    subject = open_at_scales(model, scales, device=device) if scales else open_subject(model, device=device)
+    placed = BackendOptions(device=device, backend=options["backend"] or "auto")
+    subject = open_at_scales(model, scales, device=device) if scales else open_subject(model, placed)
     result = evaluate(subject, dataset, sets, chosen)
     if report is not None:
         write_report(result, report)

@@ -1,8 +1,8 @@
-"""FP16: the trunk and the pooling in half precision, the head in FP32 (tensorrt.md 3.1)."""
+"""FP16: the trunk and the max pooling in half precision, pixels and head in FP32 (tensorrt.md 3.1)."""
 
+import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,74 +10,114 @@ import numpy as np
 from deepir.calib.onnx_file import read_card, write_card
 from deepir.card import INPUT_NAME, ModelCard
 from deepir.errors import ModelError
+from deepir.export.graph import check
 from deepir.export.head_graph import MAP_NAME
+from deepir.export.input_graph import PREPARED_NAME
 from deepir.export.pool_graph import POOL_OPERATOR
 from deepir.optional import need
 from deepir.spec import Numerics
+
+_LARGEST_HALF = 65504
 
 
 def to_fp16(proto: Any) -> Any:
     """A copy of an FP32 master whose weights up to the pooling are FP16; input and output stay FP32.
 
-    The head stays FP32 because the squares of 2048 region values add up beyond what FP16 can hold.
+    The head stays FP32 because the squares of 2048 region values add up beyond what FP16 can hold; so do the powers
+    and sums of other poolings than the maximum, and the normalisation of uint8 pixels.
 
     Raises:
-        ModelError: A weight that FP16 cannot hold.
+        ModelError: A weight that FP16 cannot hold, or a trunk that computes in types of its own.
     """
     onnx = need("onnx")
     half = onnx.ModelProto()
     half.CopyFrom(proto)
-    graph = half.graph
-    nodes = list(graph.node)
-    border = _border(nodes)
-    trunk, head = nodes[: border.nodes], nodes[border.nodes :]
-    used = {name for node in trunk for name in node.input}
-    for tensor in graph.initializer:
-        if tensor.name in used and tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(_half(tensor))
-    halved = {INPUT_NAME, *border.tensors}
-    for node in trunk:
-        node.input[:] = [f"{name}/half" if name in halved else name for name in node.input]
-        node.output[:] = [f"{name}/half" if name in halved else name for name in node.output]
-    make = onnx.helper.make_node
-    cast_in = make("Cast", [INPUT_NAME], [f"{INPUT_NAME}/half"], name="to_half", to=onnx.TensorProto.FLOAT16)
-    cast_out = [
-        make("Cast", [f"{name}/half"], [name], name=f"{name}/to_float", to=onnx.TensorProto.FLOAT)
-        for name in border.tensors
-    ]
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend([cast_in, *trunk, *cast_out, *head])
-    write_card(half, ModelCard(read_card(proto).spec, Numerics.FP16))
+    card = read_card(proto)
+    # the master's nodes stay as they are: their names say where half precision begins and ends
+    nodes = list(half.graph.node)
+    begins, ends = _begins(card, nodes), _ends(nodes)
+    trunk = _between(nodes, begins, ends)
+    _halve_constants(half, [nodes[number] for number in trunk])
+    halved = {*begins, *ends}
+    for number in trunk:
+        nodes[number].input[:] = [_half_name(name) if name in halved else name for name in nodes[number].input]
+        nodes[number].output[:] = [_half_name(name) if name in halved else name for name in nodes[number].output]
+    ordered = [_cast_in(name) for name in begins if card.pixels == "float32"]
+    for node, master in zip(nodes, proto.graph.node, strict=True):
+        ordered += [node, *(_cast_in(name) for name in master.output if name in begins)]
+        ordered += [_cast_out(name) for name in master.output if name in ends]
+    del half.graph.node[:], half.graph.value_info[:]
+    half.graph.node.extend(ordered)
+    write_card(half, dataclasses.replace(card, numerics=Numerics.FP16))
+    check(half)
     return half
 
 
-@dataclass(frozen=True, slots=True)
-class _Border:
-    """How many nodes compute in half precision, and the tensors that are cast back after them."""
+def _begins(card: ModelCard, nodes: Sequence[Any]) -> list[str]:
+    """The tensors with which the trunk begins: the images, or what was made of uint8 pixels."""
+    if card.pixels == "float32":
+        return [name for name in card.inputs() if name.startswith(INPUT_NAME)]
+    return [name for node in nodes for name in node.output if _is_called(name, PREPARED_NAME)]
 
-    nodes: int
-    tensors: list[str]
+
+def _ends(nodes: Sequence[Any]) -> list[str]:
+    """The tensors with which half precision ends: what max pooling gives, or the maps where pooling is another."""
+    pooled = [node.output[0] for node in nodes if node.op_type.startswith(POOL_OPERATOR)]
+    return pooled or [name for node in nodes for name in node.output if _is_called(name, MAP_NAME)]
 
 
-def _border(nodes: Sequence[Any]) -> _Border:
-    """After max pooling; before other poolings, whose powers and sums go beyond what FP16 can hold."""
-    pools = [number for number, node in enumerate(nodes) if node.op_type.startswith(POOL_OPERATOR)]
-    if pools:
-        return _Border(pools[-1] + 1, [nodes[number].output[0] for number in pools])
-    maps = {
-        name: number
-        for number, node in enumerate(nodes)
-        for name in node.output
-        if re.fullmatch(rf"{MAP_NAME}(_\d+)?", name)
-    }
-    return _Border(max(maps.values()) + 1, list(maps))
+def _is_called(name: str, base: str) -> bool:
+    """Whether a tensor has this name, in whatever resolution and for whichever map."""
+    return re.fullmatch(rf"{base}(_\d+)?(@\d+)?", name) is not None
+
+
+def _between(nodes: Sequence[Any], begins: Iterable[str], ends: Iterable[str]) -> list[int]:
+    """The nodes that lie between some tensors and others, in order."""
+    needed, found = set(ends), []
+    for number in reversed(range(len(nodes))):
+        made = set(nodes[number].output)
+        if made & needed and not made & set(begins):
+            needed.update(set(nodes[number].input) - set(begins))
+            found.append(number)
+    return found[::-1]
+
+
+def _halve_constants(model: Any, trunk: Sequence[Any]) -> None:
+    """Turn what these nodes read into FP16: weights, and constants in the bodies of their functions."""
+    float_type = need("onnx").TensorProto.FLOAT
+    # the scales of a Resize are FP32 whatever it resizes
+    used = {name for node in trunk for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
+    for tensor in model.graph.initializer:
+        if tensor.name in used and tensor.data_type == float_type:
+            tensor.CopyFrom(_half(tensor))
+    called = {node.op_type for node in trunk if node.domain}
+    bodies = [function.node for function in model.functions if function.name in called]
+    for node in (node for nodes in [trunk, *bodies] for node in nodes if node.op_type == "Constant"):
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.t.data_type == float_type:
+                attribute.t.CopyFrom(_half(attribute.t))
+
+
+def _half_name(name: str) -> str:
+    return f"{name}/half"
+
+
+def _cast_in(name: str) -> Any:
+    onnx = need("onnx")
+    node = "to_half" if name == INPUT_NAME else f"{name}/to_half"
+    return onnx.helper.make_node("Cast", [name], [_half_name(name)], name=node, to=onnx.TensorProto.FLOAT16)
+
+
+def _cast_out(name: str) -> Any:
+    onnx = need("onnx")
+    return onnx.helper.make_node("Cast", [_half_name(name)], [name], name=f"{name}/to_float", to=onnx.TensorProto.FLOAT)
 
 
 def _half(tensor: Any) -> Any:
     numpy_helper = need("onnx.numpy_helper")
     values = numpy_helper.to_array(tensor)
     # the limits of Clip are often the largest float, which becomes FP16's largest
-    bounded = np.clip(values, -65504, 65504) if values.ndim == 0 else values
+    bounded = np.clip(values, -_LARGEST_HALF, _LARGEST_HALF) if values.ndim == 0 else values
     with np.errstate(over="ignore"):
         halves = bounded.astype(np.float16)
     if not np.isfinite(halves).all():

@@ -1,5 +1,6 @@
 """What deepir-eval scores: a checkpoint in torch, a model in ONNX Runtime, or descriptors that lie on disk."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from deepir.export.descriptor_files import SUFFIX, DescriptorFile, read_descript
 from deepir.export.eval_stamp import Stamp, make_stamp
 from deepir.image import Box, Image
 from deepir.reading import read_images
-from deepir.runtime.backend import Device
+from deepir.runtime.backend import BackendOptions, Device
+from deepir.runtime.engine_beside import ENGINE_SUFFIXES
 from deepir.runtime.extractor import BATCH_SIZE, Extractor
 from deepir.runtime.progress import Advance
 from deepir.spec import Numerics, parse_scales
@@ -69,23 +71,30 @@ class Subject:
         return make_stamp(self.path, self.card, self.runner)
 
 
-def open_subject(path: Path, *, device: Device = "auto") -> Subject:
-    """Open a checkpoint with torch, an .onnx file with ONNX Runtime, an .npz file as the descriptors that it holds.
+def open_subject(path: Path, options: BackendOptions | None = None) -> Subject:
+    """Open a checkpoint with torch, a model file with what runs it, an .npz file as the descriptors that it holds.
+
+    Args:
+        path: What to evaluate.
+        options: How a model file runs; an .onnx file of which nothing is said runs in ONNX Runtime, the reference.
 
     Raises:
         InputError: A file of another kind.
-        MissingDependency: `device` is cuda and this machine has none.
+        MissingDependency: The device is cuda and this machine has none.
     """
+    options = options or BackendOptions()
     if path.suffix == ".safetensors":
-        return subject_of_model(path, load_model(path), device=device)
-    if path.suffix == ".onnx":
-        extractor = Extractor.open(path, device=device)
+        return subject_of_model(path, load_model(path), device=options.device)
+    if path.suffix == ".onnx" and options.backend == "auto":
+        options = dataclasses.replace(options, backend="onnxruntime")
+    if path.suffix in (".onnx", *ENGINE_SUFFIXES):
+        extractor = Extractor.open(path, options)
         return Subject(path, extractor.card, extractor.backend.name, extractor.describe)
     if path.suffix == SUFFIX:
         file = read_descriptor_file(path)
         return Subject(path, file.card, file.stamp["runner"], None, stored=file)
     message = (
-        f"cannot evaluate {path}: expected a .safetensors checkpoint, an .onnx file or a descriptors file ({SUFFIX})"
+        f"cannot evaluate {path}: expected a .safetensors checkpoint, an .onnx, .engine or descriptors file ({SUFFIX})"
     )
     raise InputError(message)
 

@@ -75,7 +75,7 @@ def test_the_released_caffe_resnet101_runs_in_onnx_runtime_as_torch_evaluates_it
     run(distill_main, "import", resnet101_caffemodel, "-o", tmp_path / "teacher.safetensors")
     run(export_main, tmp_path / "teacher.safetensors", "--size", "96x128")
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    with Extractor.open(tmp_path / "teacher.onnx", device="cpu") as extractor:
+    with Extractor.open(tmp_path / "teacher.onnx") as extractor:
         descriptor = extractor.describe([image])[0]
     expected = reference(resnet101_caffemodel, image)
     np.testing.assert_allclose(descriptor, expected, atol=1e-5)

@@ -1,0 +1,77 @@
+"""How an engine is to be built: checked once, when it is made."""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from deepir.errors import OptionError
+from deepir.runtime.sidecar import PORTABLE, Portable
+from deepir.runtime.tensorrt_library import Flavour
+
+Pool = Literal["auto", "plugin", "native"]
+
+DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
+"""What TensorRT-RTX builds for on a machine without a GPU: the RTX cards of the last three generations."""
+
+INT8_SINCE = (8, 6)
+"""TensorRT-RTX has INT8 convolutions from this compute capability on (tensorrt.md 3.2)."""
+
+_CAPABILITY = re.compile(r"\d{1,2}\.\d")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """What to build an engine with.
+
+    Attributes:
+        flavour: Full TensorRT or TensorRT-RTX.
+        pool: The RoI max pool by our plugin or in standard operators; `auto` takes the plugin where it can.
+        batch: Smallest, usual and largest number of pictures at once.
+        workspace_mib: What TensorRT may take beside weights and maps, in MiB; None chooses by the free memory.
+        portable: What else than this machine may run the engine; each costs speed.
+        least_int8_share: Share of the convolutions, 0..1, that must come out INT8 when the file is INT8.
+        compute_capabilities: Of TensorRT-RTX; empty takes this machine's GPU, or `DEFAULT_CAPABILITIES` without one.
+        timing_cache: Keep what TensorRT measures for the next build on this device.
+    """
+
+    flavour: Flavour
+    pool: Pool = "auto"
+    batch: tuple[int, int, int] = (1, 1, 8)
+    workspace_mib: int | None = None
+    portable: Portable = "none"
+    least_int8_share: float = 0.9
+    compute_capabilities: tuple[str, ...] = ()
+    timing_cache: bool = True
+
+    def __post_init__(self) -> None:
+        rtx = self.flavour is Flavour.RTX
+        if self.pool not in get_args(Pool) or self.portable not in PORTABLE:
+            _refuse(f"--pool is one of {get_args(Pool)}, --portable of {PORTABLE}; got {self.pool}, {self.portable}")
+        if self.batch[0] < 1 or any(after < before for before, after in pairwise(self.batch)):
+            _refuse(f"--batch is smallest:usual:largest, from 1 on and not falling; got {self.batch}")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            _refuse(f"--workspace is a number of MiB from 1 on, got {self.workspace_mib}")
+        if not 0 <= self.least_int8_share <= 1:
+            _refuse(f"the least share of INT8 convolutions is 0..1, got {self.least_int8_share}")
+        if rtx and self.pool == "plugin":
+            _refuse("TensorRT-RTX takes no plugins: use --pool native")
+        if rtx and self.portable != "none":
+            _refuse(
+                "TensorRT-RTX makes no engines for other versions, and is given the GPUs as compute capabilities: "
+                f"leave --portable {self.portable} out"
+            )
+        if not rtx and self.compute_capabilities:
+            _refuse(f"full TensorRT builds for the GPU of this machine, not for {', '.join(self.compute_capabilities)}")
+        for capability in self.compute_capabilities:
+            if not _CAPABILITY.fullmatch(capability):
+                _refuse(f"a compute capability is such as 8.6, got {capability!r}")
+
+
+def capability_number(capability: str) -> tuple[int, ...]:
+    """8.6 as (8, 6), to compare with."""
+    return tuple(int(part) for part in capability.split("."))
+
+
+def _refuse(message: str) -> None:
+    raise OptionError(message)

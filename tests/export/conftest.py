@@ -1,0 +1,124 @@
+"""What the tests of the engine builder share: small ONNX files, FakeTensorRT, the real bindings of TensorRT."""
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepir.calib.calibrate import CalibrationConfig, calibrate
+from deepir.calib.images import choose_images
+from deepir.calib.onnx_file import read_card, write_onnx
+from deepir.distill.checkpoint import Model
+from deepir.export import engine_blueprint
+from deepir.export.engine_machine import Gpu
+from deepir.export.graph import build_onnx
+from deepir.export.precision import to_fp16
+from deepir.runtime.sidecar import GpuInfo
+
+FAKE_FOLDER = Path(__file__).with_name("fake_tensorrt")
+BINDINGS = {"10.3.0": "cu12", "10.16.1.11": "cu12", "11.4.0.106": "cu13"}
+_LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
+_SYMBOLS = (
+    *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL"),
+    *("createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getBuilderPluginRegistry"),
+    *("getNvOnnxParserVersion", "getPluginRegistry", "initLibNvInferPlugins"),
+)
+
+
+@pytest.fixture(scope="session")
+def onnx_files(
+    make_model: Callable[..., Model], pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The files tiny.onnx, tiny.fp16.onnx and tiny.int8.onnx of one model at 64x64, by precision."""
+    folder = tmp_path_factory.mktemp("onnx")
+    master = build_onnx(make_model(dim=6))
+    int8 = calibrate(master, read_card(master), choose_images([pictures]), CalibrationConfig()).proto
+    protos = {"fp32": master, "fp16": to_fp16(master), "int8": int8}
+    files = {name: folder / ("tiny.onnx" if name == "fp32" else f"tiny.{name}.onnx") for name in protos}
+    for name, path in files.items():
+        write_onnx(protos[name], path)
+    return files
+
+
+@dataclass(frozen=True)
+class FakeTensorRT:
+    """FakeTensorRT, set up for this process and its children."""
+
+    monkeypatch: pytest.MonkeyPatch
+    folder: Path
+
+    def use(self, version: str = "10.3.0", does: str = "build") -> Any:
+        """Make `import tensorrt` give the form of a version that does so when it builds."""
+        self.monkeypatch.setenv("FAKE_TENSORRT_VERSION", version)
+        self.monkeypatch.setenv("FAKE_TENSORRT_DOES", does)
+        self.monkeypatch.setenv("FAKE_TENSORRT_TRACE", str(self.folder / "trace.json"))
+        self.monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+        return importlib.import_module("tensorrt")
+
+    def trace(self) -> dict[str, Any]:
+        """What the last build was told."""
+        fields: dict[str, Any] = json.loads((self.folder / "trace.json").read_text())
+        return fields
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeTensorRT:
+    """FakeTensorRT on the path, a GPU that is not there, and a cache folder of the test's own."""
+    folder = tmp_path_factory.mktemp("fake")
+    monkeypatch.syspath_prepend(str(FAKE_FOLDER))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(FAKE_FOLDER), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    gpu = Gpu(GpuInfo("Fake Orin", "8.7", 7620), "12.6")
+    monkeypatch.setattr(engine_blueprint, "this_gpu", lambda: gpu)
+    return FakeTensorRT(monkeypatch, folder)
+
+
+@pytest.fixture(scope="session")
+def tensorrt_bindings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """tensorrt_bindings("10.3.0") gives the environment in which `import tensorrt_bindings` is NVIDIA's own module.
+
+    Its libraries are stubs, so it has every name and builds nothing (tensorrt.md 3.6).
+    """
+    if platform.machine() != "x86_64" or not sys.platform.startswith("linux") or shutil.which("gcc") is None:
+        pytest.skip("needs gcc, and Linux on x86-64, for which the bindings' wheels are made")
+    made: dict[str, dict[str, str]] = {}
+
+    def environment(version: str) -> dict[str, str]:
+        if version not in made:
+            folder = tmp_path_factory.mktemp(f"tensorrt-{version}")
+            _unpack_bindings(version, folder)
+            _compile_stubs(version.partition(".")[0], folder)
+            made[version] = {**os.environ, "PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(folder)}
+        return made[version]
+
+    return environment
+
+
+def _unpack_bindings(version: str, folder: Path) -> None:
+    package = f"tensorrt-{BINDINGS[version]}-bindings=={version}"
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    done = subprocess.run([*command, package], check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot download {package}: {done.stderr.strip().splitlines()[-1]}")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
+
+
+def _compile_stubs(major: str, folder: Path) -> None:
+    source = folder / "stub.c"
+    source.write_text("\n".join(f"void *{name}(void) {{ return 0; }}" for name in _SYMBOLS))
+    for name in _LIBRARIES:
+        library = f"lib{name}.so.{major}"
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", folder / library, source], check=True
+        )
