@@ -10,6 +10,7 @@ _EXTRA_OF_MODULE = {
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "tensorrt": "gpu",
+    "cuda": "gpu",
     "pycuda": "gpu",
     "tensorrt_rtx_bindings": "rtx",
 }

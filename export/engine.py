@@ -12,7 +12,7 @@ from deepir.calib.onnx_file import read_onnx
 from deepir.calib.record import record_path
 from deepir.errors import EngineError, GateError, MemoryLimitError
 from deepir.export.engine_blueprint import Blueprint, blueprint_text, draw_blueprint
-from deepir.export.engine_config import INT8_SINCE, BuildConfig, capability_number
+from deepir.export.engine_config import BuildConfig, int8_capabilities
 from deepir.export.engine_machine import describe_host
 from deepir.export.engine_memory import killed_message
 from deepir.export.engine_names import engine_name
@@ -114,9 +114,9 @@ def _check(blueprint: Blueprint, result: BuildResult, report: Report) -> None:
     report(f"{count.convolutions} convolutions: {count.int8} INT8, {count.fp16} FP16, {count.fp32} FP32")
     if blueprint.card.numerics is not Numerics.INT8:
         return
-    newest = blueprint.capabilities[-1:]
-    if newest and capability_number(newest[0]) < INT8_SINCE:
-        report(f"TensorRT-RTX has INT8 convolutions from compute capability 8.6 on, not for {newest[0]}")
+    if blueprint.capabilities and not int8_capabilities(blueprint.capabilities):
+        newest = blueprint.capabilities[-1]
+        report(f"TensorRT-RTX has INT8 convolutions from compute capability 8.6 on, not for {newest}")
         return
     if not count.convolutions:
         report("TensorRT does not tell the precision of its convolutions: INT8 is not confirmed")

@@ -1,6 +1,7 @@
 """How an engine is to be built: checked once, when it is made."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -14,9 +15,7 @@ Pool = Literal["auto", "plugin", "native"]
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
 """What TensorRT-RTX builds for on a machine without a GPU: the RTX cards of the last three generations."""
 
-INT8_SINCE = (8, 6)
-"""TensorRT-RTX has INT8 convolutions from this compute capability on (tensorrt.md 3.2)."""
-
+_INT8_SINCE = (8, 6)
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
 
 
@@ -71,6 +70,11 @@ class BuildConfig:
 def capability_number(capability: str) -> tuple[int, ...]:
     """8.6 as (8, 6), to compare with."""
     return tuple(int(part) for part in capability.split("."))
+
+
+def int8_capabilities(capabilities: Sequence[str]) -> list[str]:
+    """Those for which TensorRT-RTX has INT8 convolutions: 8.6 and newer (tensorrt.md 3.2)."""
+    return [capability for capability in capabilities if capability_number(capability) >= _INT8_SINCE]
 
 
 def _refuse(message: str) -> None:

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from deepir.errors import EngineError, MemoryLimitError
-from deepir.export.engine_config import INT8_SINCE, capability_number
+from deepir.export.engine_config import int8_capabilities
 from deepir.export.engine_head import head_layers
 from deepir.export.engine_monitor import Step, make_monitor
 from deepir.export.engine_precision import count_in_layers, count_in_log, dropped, worst
@@ -81,12 +81,10 @@ class PlanBuilder:
         Its kernel list tells of the lowest capability of a build, so each other one is built for alone.
         """
         request = self._request
-        lowest, *others = request.compute_capabilities
         first, missing = count_in_log(self._log.lines), dropped(self._log.lines, request.convolutions)
-        newer = [one for one in others if request.int8 and capability_number(one) >= INT8_SINCE]
-        counts = [self._count_alone(capability) for capability in newer]
-        if not counts or capability_number(lowest) >= INT8_SINCE:
-            counts.append(first)
+        lowest = request.compute_capabilities[0]
+        asked = int8_capabilities(request.compute_capabilities) if request.int8 else []
+        counts = [first if one == lowest else self._count_alone(one) for one in asked or [lowest]]
         return worst(counts), missing
 
     def timing(self) -> bytes:

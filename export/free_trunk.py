@@ -1,26 +1,17 @@
 """A trunk whose height and width are free, made from one exported at some size, and the proof that it is."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepir.calib.onnx_file import open_session
-from deepir.card import INPUT_NAME
-from deepir.errors import ModelError, OptionError
-from deepir.export.pool_graph import OPSET
+from deepir.errors import OptionError
+from deepir.export.trunk_check import map_sizes_at
 from deepir.export.trunk_graph import trunk_graph
 from deepir.optional import need
 from deepir.spec import ModelSpec, Size
 
 if TYPE_CHECKING:
     from deepir.distill.checkpoint import Model
-
-_TOLERANCE = 1e-4
-"""Largest difference from torch, relative to the largest value of the map."""
-
-_SEED = 0
 
 
 def free_trunk_graph(model: "Model") -> Any:
@@ -99,64 +90,22 @@ def _drop_unread(graph: Any) -> None:
 
 
 def _prove(graph: Any, model: "Model", size: Size) -> None:
-    torch = need("torch")
-    images = np.random.default_rng(_SEED).normal(size=(1, 3, *size)).astype(np.float32)
-    with torch.inference_mode():
-        expected = [map_nchw.numpy() for map_nchw in model.network.maps(torch.from_numpy(images))]
-    try:
-        found = _run(graph, images)
-    except ModelError:
-        found = []
-    same = len(found) == len(expected) and all(map(_close, found, expected))
-    if not same:
+    cells = map_sizes_at(graph, model, size)
+    if cells is None:
         message = (
             f"the trunk {model.spec.backbone} was exported at {model.spec.size} and is another function at {size}: "
             "its size is built in; export it at one fixed size, as in deepir-export --size 384x512"
         )
         raise OptionError(message)
-    _check_cells(model, [map_nchw.shape for map_nchw in expected], size)
-
-
-def _check_cells(model: "Model", shapes: Sequence[tuple[int, ...]], size: Size) -> None:
-    """A grid on the map is laid on ceil(size / stride) cells by whoever feeds the file, so the map must have them.
-
-    Raises:
-        OptionError: It has another number of cells.
-    """
     head = model.spec.head
     if head.grid == "image" or head.levels == 0:
         return
-    for shape, stride in zip(shapes, model.network.strides, strict=True):
-        if shape[2:] != (-(-size[0] // stride), -(-size[1] // stride)):
+    # whoever feeds the file lays a grid on the map on ceil(size / stride) cells, so the map must have them
+    for (height, width), stride in zip(cells, model.network.strides, strict=True):
+        if (height, width) != (-(-size[0] // stride), -(-size[1] // stride)):
             message = (
-                f"the trunk {model.spec.backbone} gives {shape[2]}x{shape[3]} cells for {size[0]}x{size[1]} pixels, "
-                f"not one for each {stride} pixels begun, as a grid on the map of pictures of free size needs: "
+                f"the trunk {model.spec.backbone} gives {height}x{width} cells for {size[0]}x{size[1]} pixels, not one "
+                f"for each {stride} pixels begun, as a grid on the map of pictures of free size needs: "
                 "export it at one fixed size, as in deepir-export --size 384x512"
             )
             raise OptionError(message)
-
-
-def _close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    return found.shape == expected.shape and bool(
-        np.abs(found - expected).max() <= _TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    )
-
-
-def _run(graph: Any, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """What a trunk gives of images.
-
-    Raises:
-        ModelError: ONNX Runtime cannot run it at this size.
-    """
-    onnx = need("onnx")
-    free = onnx.GraphProto()
-    free.CopyFrom(graph)
-    for value, dims in [(free.input[0], ["n", 3, "h", "w"]), *((out, None) for out in free.output)]:
-        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, dims))
-    proto = onnx.helper.make_model(free, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=8)
-    try:
-        maps: list[NDArray[np.float32]] = open_session(proto).run(None, {INPUT_NAME: images})
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
-        message = f"ONNX Runtime cannot run the trunk on {images.shape}: {error}"
-        raise ModelError(message) from error
-    return maps

@@ -3,7 +3,7 @@
 A model of several resolutions is one graph too: the nodes are repeated for each of them, the weights are not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from deepir.calib.onnx_file import write_card
@@ -14,6 +14,7 @@ from deepir.export.free_trunk import free_trunk_graph
 from deepir.export.head_graph import HeadGraph, MapRegions, last_nodes
 from deepir.export.input_graph import input_infos
 from deepir.export.pool_graph import DOMAIN, OPSET
+from deepir.export.trunk_check import map_sizes_at
 from deepir.export.trunk_graph import trunk_graph
 from deepir.optional import need
 from deepir.regions import head_windows
@@ -44,13 +45,11 @@ def build_onnx(model: "Model", *, pixels: PixelType = "float32", free_size: bool
     network = model.network
     strides = network.strides if _is_free(model.spec, free_size) else ()
     card = ModelCard(model.sealed().spec, pixels=pixels, strides=strides)
-    trunk_of = _trunks(model, card)
     assembly = GraphAssembly(card)
-    descriptors = []
-    for number, size in enumerate(card.spec.resolutions):
-        trunk = trunk_of(size or model.spec.size)
-        regions = None if card.free_size else _regions(model, size or model.spec.size, trunk.output)
-        descriptors.append(assembly.append_resolution(number, trunk, HeadGraph(network, regions)))
+    descriptors = [
+        assembly.append_resolution(number, trunk, HeadGraph(network, regions))
+        for number, (trunk, regions) in enumerate(_free_trunks(model) if strides else _fixed_trunks(model))
+    ]
     assembly.append_last(last_nodes(network, descriptors))
     output = onnx.helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, ["batch", network.dim])
     graph = onnx.helper.make_graph(
@@ -89,18 +88,31 @@ def _is_free(spec: ModelSpec, wish: bool | None) -> bool:
     return spec.resize != "stretch" if wish is None else wish
 
 
-def _trunks(model: "Model", card: ModelCard) -> Callable[[Size], Any]:
-    """Gives the trunk for pictures of a size: the same for all where the size is free."""
-    if not card.free_size:
-        return lambda size: trunk_graph(model, size)
-    free = free_trunk_graph(model)
-    return lambda _: free
+def _free_trunks(model: "Model") -> Iterator[tuple[Any, None]]:
+    """For each resolution the trunk; what is pooled of its maps comes from outside."""
+    trunk = free_trunk_graph(model)
+    yield from ((trunk, None) for _ in model.spec.resolutions)
 
 
-def _regions(model: "Model", size: Size, maps: Sequence[Any]) -> list[MapRegions]:
-    shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in maps]
-    sizes = [(shape[2], shape[3]) for shape in shapes]
-    return [
-        MapRegions(head_windows(model.spec.head, size, map_size, stride), map_size)
-        for map_size, stride in zip(sizes, model.network.strides, strict=True)
-    ]
+def _fixed_trunks(model: "Model") -> Iterator[tuple[Any, list[MapRegions]]]:
+    """For each resolution the trunk, exported again only where it is not the same, and what is pooled of its maps."""
+    trunks: list[Any] = []
+    for size in model.spec.sizes:
+        known = ((trunk, map_sizes_at(trunk, model, size)) for trunk in trunks)
+        trunk, map_sizes = next((pair for pair in known if pair[1] is not None), (None, None))
+        if map_sizes is None:
+            trunk = trunk_graph(model, size)
+            trunks.append(trunk)
+            map_sizes = [_map_size(value) for value in trunk.output]
+        yield (
+            trunk,
+            [
+                MapRegions(head_windows(model.spec.head, size, map_size, stride), map_size)
+                for map_size, stride in zip(map_sizes, model.network.strides, strict=True)
+            ],
+        )
+
+
+def _map_size(value: Any) -> Size:
+    height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[2:])
+    return height, width

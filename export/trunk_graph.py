@@ -73,7 +73,7 @@ def _use_older_forms(graph: Any) -> None:
             kept = [attribute for attribute in node.attribute if attribute.name not in _NEW_IN_RESIZE]
             del node.attribute[:]
             node.attribute.extend(kept)
-        elif node.op_type == "ReduceMean" and len(node.input) > 1:
+        elif node.op_type == "ReduceMean" and node.input[-1] in constants:
             axes = onnx.numpy_helper.to_array(constants[node.input.pop()]).tolist()
             kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
             del node.attribute[:]

@@ -142,7 +142,7 @@ public:
     {
         Dims const& map = inputs[kMap].dims;
         Dims const& windows = inputs[kWindows].dims;
-        if ( windows.nbDims != 2 || windows.d[1] != 4)
+        if (map.nbDims != 4 || windows.nbDims != 2 || windows.d[1] != 4)
         {
             return 1;
         }

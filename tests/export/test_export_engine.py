@@ -19,9 +19,11 @@ from deepir.errors import (
     ModelError,
     OptionError,
 )
-from deepir.export import engine_blueprint
+from deepir.export import engine, engine_blueprint
 from deepir.export.engine import BuildConfig, build_engine, engine_path, plan_build
+from deepir.export.engine_config import int8_capabilities
 from deepir.export.engine_machine import HostMemory
+from deepir.export.engine_request import BuildResult
 from deepir.export.graph import build_onnx
 from deepir.runtime.sidecar import PrecisionCount, read_record, sidecar_path
 from deepir.runtime.tensorrt_library import Flavour, load_tensorrt, tensorrt_version
@@ -62,8 +64,7 @@ def test_the_convolutions_come_out_in_the_precision_of_the_file(
     onnx_files: dict[str, Path], tmp_path: Path, numerics: str, count: PrecisionCount
 ) -> None:
     said = built(onnx_files[numerics], tmp_path)
-    engine = engine_path(onnx_files[numerics], tmp_path, RTX)
-    record = read_record(engine)
+    record = read_record(engine_path(onnx_files[numerics], tmp_path, RTX))
     assert record.precision == count
     assert record.card.numerics.value == numerics
     assert f"3 convolutions: {count.int8} INT8, {count.fp16} FP16, {count.fp32} FP32" in said
@@ -73,11 +74,11 @@ def test_the_sidecar_tells_what_was_built_of_what(onnx_files: dict[str, Path], t
     config = dataclasses.replace(RTX, batch=(1, 2, 4))
     built(onnx_files["fp32"], tmp_path, config)
     release = ".".join(trt.__version__.split(".")[:2])
-    engine = tmp_path / f"tiny.rtx{release}.engine"
-    record = read_record(engine)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [engine.name, sidecar_path(engine).name]
-    assert record.engine_sha256 == hashlib.sha256(engine.read_bytes()).hexdigest()
-    assert record.engine_bytes == engine.stat().st_size > 10_000
+    plan = tmp_path / f"tiny.rtx{release}.engine"
+    record = read_record(plan)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [plan.name, sidecar_path(plan).name]
+    assert record.engine_sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
+    assert record.engine_bytes == plan.stat().st_size > 10_000
     assert record.onnx_file == "tiny.onnx"
     assert record.onnx_sha256 == hashlib.sha256(onnx_files["fp32"].read_bytes()).hexdigest()
     assert (record.flavour, record.tensorrt_version) == ("rtx", tensorrt_version(load_tensorrt(Flavour.RTX)))
@@ -91,12 +92,12 @@ def test_the_sidecar_tells_what_was_built_of_what(onnx_files: dict[str, Path], t
 
 
 def test_an_engine_that_is_there_is_replaced_whole(onnx_files: dict[str, Path], tmp_path: Path) -> None:
-    engine = tmp_path / "robot.engine"
-    engine.write_bytes(b"an old one")
-    os.link(engine, tmp_path / "old")
-    build_engine(onnx_files["fp16"], engine, RTX, lambda _line: None)
+    plan = tmp_path / "robot.engine"
+    plan.write_bytes(b"an old one")
+    os.link(plan, tmp_path / "old")
+    build_engine(onnx_files["fp16"], plan, RTX, lambda _line: None)
     assert (tmp_path / "old").read_bytes() == b"an old one"
-    assert read_record(engine).engine_sha256 == hashlib.sha256(engine.read_bytes()).hexdigest()
+    assert read_record(plan).engine_sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(onnx_files: dict[str, Path], tmp_path: Path) -> None:
@@ -112,14 +113,11 @@ def test_other_compute_capabilities_are_built_for(onnx_files: dict[str, Path], t
     assert (record.compute_capabilities, record.precision.int8) == (("8.9", "12.0"), 3)
 
 
-def test_an_older_capability_in_the_list_does_not_hide_int8_of_the_newer(
-    onnx_files: dict[str, Path], tmp_path: Path
-) -> None:
-    # TensorRT-RTX lists the kernels of the lowest capability only, and for 7.5 there are no INT8 convolutions
-    built(onnx_files["int8"], tmp_path, dataclasses.replace(RTX, compute_capabilities=("7.5", "8.6")))
+def test_every_newer_capability_is_counted_and_an_older_one_is_not(onnx_files: dict[str, Path], tmp_path: Path) -> None:
+    config = dataclasses.replace(RTX, compute_capabilities=("8.0", "8.6"))
+    built(onnx_files["int8"], tmp_path, config)
     assert read_record(next(tmp_path.glob("*.engine"))).precision.int8 == 3
-    config = dataclasses.replace(RTX, compute_capabilities=("7.5",))
-    assert any("0 INT8" in line for line in built(onnx_files["int8"], tmp_path, config))
+    assert int8_capabilities(("7.5", "8.0", "8.6", "8.9", "12.0")) == ["8.6", "8.9", "12.0"]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +171,16 @@ def test_int8_is_refused_when_too_few_convolutions_come_out_int8(
         "3 FP32" in line
         for line in built(tmp_path / "lie.onnx", tmp_path, dataclasses.replace(config, least_int8_share=0))
     )
+
+
+def test_a_plan_without_kernels_for_a_convolution_is_refused(
+    monkeypatch: pytest.MonkeyPatch, onnx_files: dict[str, Path], tmp_path: Path
+) -> None:
+    result = BuildResult(precision=PrecisionCount(2, 2, 0, 0), dropped=["stem.0"], peak_mib=1.0, notes=[])
+    monkeypatch.setattr(engine, "run_build", lambda *_: result)
+    with pytest.raises(EngineError, match=r"no kernel for stem\.0"):
+        built(onnx_files["int8"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_below_compute_capability_8_6_the_share_is_not_asked_for(onnx_files: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The parts of the engine builder: memory, machine, names, progress, precision read back."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.errors import MemoryLimitError
-from deepir.export import engine_machine
+from deepir.export import engine_machine, engine_progress
 from deepir.export.engine_machine import HostMemory, describe_host, host_memory, this_gpu
 from deepir.export.engine_memory import LIBRARIES_MIB, estimate_mib, killed_message, plan_memory
 from deepir.export.engine_monitor import Phases, make_monitor
@@ -193,6 +196,21 @@ def test_a_log_gets_a_line_every_ten_seconds_with_the_time_left() -> None:
         "building the engine: 40%, 20 s gone, about 30 s left",
         "building the engine: 50%, 1 min 30 s gone, about 1 min 30 s left",
     ]
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved, lines = [], []
+
+    @contextmanager
+    def bar(_title: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda done: moved.append(done / total)
+
+    monkeypatch.setattr(engine_progress, "progress_bar", bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with engine_progress.build_progress(lines.append, lambda: 1e9) as tick:
+        for share in (0.25, None, 0.5, 1.0):
+            tick(share)
+    assert (moved, lines) == ([0.25, 0, 0.25, 0.5], [])
 
 
 def test_a_log_tells_no_time_left_before_anything_is_done() -> None:

@@ -98,7 +98,7 @@ int main(int, char** words)
     IPluginV3* attached = runtime->attachToContext(nullptr);
     std::printf("attached %d\n", attached != nullptr && attached != plugin);
     delete attached;
-    F.dims = Dims{3, {1, 2, 3}};
+    F.dims = Dims{3, {0, 2, 3}};
     I.dims = Dims{2, {5, 4}};
     PluginTensorDesc inputs[2]{F, I};
     void const* from[2]{};

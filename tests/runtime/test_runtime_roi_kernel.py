@@ -42,6 +42,11 @@ def nvrtc() -> None:
         pytest.skip(str(error))
 
 
+def refuse_in(fake_cuda: ctypes.CDLL, call: bytes, status: int) -> None:
+    ctypes.c_char_p.in_dll(fake_cuda, "failing").value = call
+    ctypes.c_int.in_dll(fake_cuda, "failure").value = status
+
+
 def random_map(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> Map:
     cells = rng.normal(0, 3, shape).astype(dtype)
     # maps come out of a ReLU: many zeros, and some cells beyond what is usual
@@ -346,11 +351,17 @@ def test_a_map_without_cells_gives_zeros() -> None:
     assert pool_by_kernel(empty, np.array([[0, 0, 1, 1]], dtype=np.int32)).tolist() == np.zeros((2, 1, 3)).tolist()
 
 
-@pytest.mark.usefixtures("fake_cuda")
 @pytest.mark.parametrize(("shape", "regions"), [((64, 2048, 4, 4), 5000), ((1, 2048, 1024, 1025), 1)])
-def test_more_than_the_gpu_can_count_is_refused(shape: tuple[int, ...], regions: int) -> None:
+def test_more_than_the_gpu_can_count_is_refused(fake_cuda: ctypes.CDLL, shape: tuple[int, ...], regions: int) -> None:
+    refuse_in(fake_cuda, b"cuLaunchKernel", 1)
     with pytest.raises(EngineError, match=rf"{regions} windows of a map .* use a smaller batch"):
         RoiKernel(LOOKS_LIKE_A_CUBIN).launch(PoolCall.packed(shape, regions, half=True), (0, 0, 0), 0)
+
+
+def test_a_launch_that_is_refused_is_one_sentence(fake_cuda: ctypes.CDLL) -> None:
+    refuse_in(fake_cuda, b"cuLaunchKernel", 700)
+    with pytest.raises(EngineError, match="cuLaunchKernel fails with error 700"):
+        RoiKernel(LOOKS_LIKE_A_CUBIN).launch(PoolCall.packed((1, 1, 1, 1), 1, half=True), (0, 0, 0), 0)
 
 
 def test_the_launch_goes_to_the_callers_stream(fake_cuda: ctypes.CDLL, rng: np.random.Generator) -> None:
@@ -382,8 +393,7 @@ def test_one_process_loads_the_kernel_once_for_each_kind_of_gpu(
 def test_what_the_driver_refuses_is_one_sentence(
     fake_cuda: ctypes.CDLL, failing: bytes, status: int, words: str
 ) -> None:
-    ctypes.c_char_p.in_dll(fake_cuda, "failing").value = failing
-    ctypes.c_int.in_dll(fake_cuda, "failure").value = status
+    refuse_in(fake_cuda, failing, status)
     with pytest.raises(EngineError, match=f"{words}; use --pool native"):
         kernel_of_current_gpu().prepare()
 
