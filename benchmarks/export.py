@@ -165,10 +165,9 @@ def _checkpoint(settings: Settings, network: Network) -> Path:
 
 
 def _onnx_files(settings: Settings, student: Network) -> list[tuple[str, ...]]:
-    """FP32 and INT8 files, made when they are not there; the rows of their build."""
+    """Make the FP32 and INT8 files; gives the rows of their build."""
     checkpoint = _checkpoint(settings, student)
     fp32, int8 = (settings.path(student, f".{form}.onnx") for form in ("fp32", "int8"))
-    # made again for the table although they may be there: the time is what it asks for
     exported: float = call_apart("export_files:write_fp32", checkpoint, fp32)
     calibrated, share = call_apart("export_files:write_int8", fp32, settings.photos, int8)
     return [

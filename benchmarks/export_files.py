@@ -158,6 +158,8 @@ def _torchvision_pool(shape: PoolShape, *, dynamo: bool) -> Any:
         warnings.simplefilter("ignore")
         path = Path(folder) / "pool.onnx"
         module = TorchvisionPool(shape.windows).eval()
-        names = {"input_names": ["x"], "output_names": ["y"]}
-        torch.onnx.export(module, (torch.from_numpy(shape.cells),), str(path), dynamo=dynamo, opset_version=18, **names)
+        cells = (torch.from_numpy(shape.cells),)
+        torch.onnx.export(
+            module, cells, str(path), dynamo=dynamo, opset_version=18, input_names=["x"], output_names=["y"]
+        )
         return onnx.load(path)

@@ -55,7 +55,8 @@ class TorchvisionPool(nn.Module):
 
     def forward(self, map_nchw: Tensor) -> Tensor:
         boxes = self.get_buffer("boxes")
-        return roi_pool(map_nchw, boxes, (1, 1), 1.0).flatten(1).unsqueeze(0)
+        pooled: Tensor = roi_pool(map_nchw, boxes, (1, 1), 1.0)
+        return pooled.flatten(1).unsqueeze(0)
 
 
 def _model(checkpoint: Path, *, compiled: bool) -> Run:

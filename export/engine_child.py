@@ -2,7 +2,7 @@
 
 import json
 import os
-import resource
+import re
 import signal
 import sys
 import threading
@@ -16,6 +16,7 @@ from deepir.export.engine_network import PlanBuilder, read_precision
 from deepir.export.engine_request import BuildRequest, BuildResult
 from deepir.runtime.tensorrt_library import Flavour, load_tensorrt, make_logger
 
+_STATUS = Path("/proc/self/status")
 _KIB = 1 << 10
 _BETWEEN_STEPS = 0.1
 
@@ -46,8 +47,7 @@ def build(request: BuildRequest, tell: Tell) -> BuildResult:
         # what the builder holds is no longer needed, and loading the plan takes memory too
         del builder
         precision = read_precision(trt, log, plan)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB
-    return BuildResult(precision=precision, dropped=dropped, peak_mib=round(peak_mib, 1), notes=notes)
+    return BuildResult(precision=precision, dropped=dropped, peak_mib=_peak_mib(), notes=notes)
 
 
 def main() -> None:
@@ -95,6 +95,15 @@ def _steps(tell: Tell) -> Callable[[float], None]:
             tell({"share": share})
 
     return step
+
+
+def _peak_mib() -> float | None:
+    """The most memory that this process held; not getrusage's figure, which begins with the parent's."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else round(int(found[1]) / _KIB, 1)
 
 
 def _to_stderr(severity: str, message: str) -> None:

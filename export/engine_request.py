@@ -58,13 +58,13 @@ class BuildResult:
     Attributes:
         precision: Read back from the plan.
         dropped: Convolutions of the file of which the plan shows no trace.
-        peak_mib: The most memory that the process held, in MiB (2**20 bytes).
+        peak_mib: The most memory that the process held, in MiB (2**20 bytes); None where Linux does not tell.
         notes: Remarks for people.
     """
 
     precision: PrecisionCount
     dropped: list[str]
-    peak_mib: float
+    peak_mib: float | None
     notes: list[str]
 
     def fields(self) -> dict[str, Any]:

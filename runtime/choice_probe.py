@@ -4,10 +4,10 @@ The process is this module: python -m deepir.runtime.choice_probe MODEL.onnx ope
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,17 +37,17 @@ class Probe:
 def probe(path: Path, backend: str, threads: int) -> Probe:
     """Try `openvino`, `onnxruntime` (its CPU) or `cuda` in a child; whatever happens to it is told, not raised."""
     words = [sys.executable, "-m", "deepir.runtime.choice_probe", str(path.absolute()), backend, str(threads)]
-    # without it Python would first look for modules in the folder where the user happens to be
-    variables = {**os.environ, "PYTHONSAFEPATH": "1"}
     try:
-        done = subprocess.run(  # noqa: S603 our own command
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_MOST_SECONDS,
-            env=variables,
-            check=False,
-        )
+        # in an empty folder, because Python looks for modules first where it is started
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(  # noqa: S603 our own command
+                words,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_MOST_SECONDS,
+                cwd=folder,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         return Probe(None, f"it took more than {_MOST_SECONDS} s")
     except (OSError, ValueError) as error:

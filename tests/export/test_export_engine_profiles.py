@@ -116,6 +116,16 @@ def test_a_head_that_pools_the_whole_map_takes_one_window() -> None:
     assert plan_profiles(free_file(card), card, BATCH).profiles[0]["rois"] == ((1, 4),) * 3
 
 
+def test_pictures_too_narrow_for_a_level_are_left_out_and_a_model_whose_usual_picture_is_is_refused() -> None:
+    def card(levels: int) -> ModelCard:
+        head = Head(grid="map", levels=levels)
+        return ModelCard(spec((64, 64), resize="longest", head=head), strides=(32,))
+
+    assert plan_profiles(free_file(card(3)), card(3), BATCH).profiles[0]["rois"][0] == (14, 4)
+    with pytest.raises(OptionError, match="5 levels do not fit"):
+        plan_profiles(free_file(card(5)), card(5), BATCH)
+
+
 @pytest.mark.parametrize(
     "inputs",
     [

@@ -389,6 +389,13 @@ def test_a_file_that_never_passes_is_refused_each_time_and_tried_once(
     assert compiled_files(cache) == []
 
 
+def test_other_limits_are_another_proof(master: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    OpenVinoBackend(master, cache=cache).close()
+    monkeypatch.setattr(openvino_hint, "LIMITS", UNREACHABLE)
+    with pytest.raises(GateError):
+        OpenVinoBackend(master, cache=cache)
+
+
 def test_the_record_tells_the_verdict_the_time_and_the_versions(master: Path, cache: Path) -> None:
     OpenVinoBackend(master, cache=cache).close()
     record = kept_record(next(cache.glob("*.json")), "deepir.openvino/1")
