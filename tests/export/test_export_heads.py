@@ -14,11 +14,8 @@ from deepir.distill.checkpoint import Model, new_model
 from deepir.distill.layers import WhiteningLayer
 from deepir.distill.middle import choose_trained
 from deepir.export.graph import build_onnx
-from deepir.export.pool_graph import OPSET, pool_function
 from deepir.export.precision import to_fp16
 from deepir.head import FUSIONS, Head
-from deepir.pooling import roi_pool
-from deepir.regions import image_regions, region_windows
 from deepir.whitening import Whitening
 
 SIZE = (64, 96)
@@ -133,21 +130,3 @@ def test_the_functions_of_several_maps_can_be_inlined(make: MakeModel) -> None:
     inlined = inline_local_functions(proto)
     assert not inlined.functions
     np.testing.assert_array_equal(run(proto, images()), run(inlined, images()))
-
-
-@pytest.mark.parametrize("levels", [0, 1, 3])
-def test_the_body_of_mean_pooling_equals_the_reference(levels: int) -> None:
-    windows = region_windows(image_regions(128, 160, levels), 16, 20, 8)
-    map_nchw = np.random.default_rng(0).normal(size=(2, 5, 16, 20)).astype(np.float32)
-    helper = onnx.helper
-    graph = helper.make_graph(
-        [helper.make_node("RoIMeanPool", ["images", "rois"], ["y"], domain="deepir")],
-        "pool",
-        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["n", 5, 16, 20])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", len(windows), 5])],
-        [onnx.numpy_helper.from_array(windows, "rois")],
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deepir", 1)]
-    functions = [pool_function("RoIMeanPool", windows, 20)]
-    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
-    np.testing.assert_allclose(run(proto, map_nchw), roi_pool(map_nchw, windows, "mean"), atol=1e-6)
