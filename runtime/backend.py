@@ -113,7 +113,7 @@ def open_backend(path: Path, options: BackendOptions | None = None) -> Opened:
         message = f"{path} is not a model: expected a file ending in .onnx or .engine, written by deepir-export"
         raise ModelError(message)
     wish = _wish(path, options)
-    chosen = choose_backend(path, wish, options.device, options.threads)
+    chosen = choose_backend(path, wish, options.device, options.threads, options.report or (lambda _: None))
     openers: dict[BackendName, Callable[[], Backend]] = {
         "tensorrt": lambda: TensorRTBackend(
             chosen.path, trust=options.trust_engine, rebuild=options.rebuild, report=options.report

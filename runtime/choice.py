@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from deepir.runtime.engine_beside import ENGINE_SUFFIXES, find_engine
 
 if TYPE_CHECKING:
     from deepir.runtime.backend import BackendName, Device
+
+Report = Callable[[str], None]
 
 _SCHEMA = "deepir.choice/1"
 _PACKAGES = ("deepir", "openvino", "onnxruntime", "onnxruntime-gpu")
@@ -41,7 +43,9 @@ class Chosen:
     why: str
 
 
-def choose_backend(path: Path, wish: "BackendName", device: "Device", threads: int) -> Chosen:
+def choose_backend(
+    path: Path, wish: "BackendName", device: "Device", threads: int, report: Report = lambda _: None
+) -> Chosen:
     """An engine that fits, else CUDA where it loads, else the faster of OpenVINO and ONNX Runtime on the CPU.
 
     Where two programs would serve, each is tried in a process of its own: seconds, the first time for a file on a
@@ -52,6 +56,7 @@ def choose_backend(path: Path, wish: "BackendName", device: "Device", threads: i
         wish: What is not "auto" is taken, or refused.
         device: "cpu" leaves engines and CUDA out; "cuda" leaves the CPU out.
         threads: CPU threads; 0 lets the programs choose.
+        report: Is told when programs are about to be tried.
 
     Raises:
         OptionError: A wish that contradicts the file or the device.
@@ -77,7 +82,7 @@ def choose_backend(path: Path, wish: "BackendName", device: "Device", threads: i
         note = beside.note
     if device == "cuda":
         return Chosen("cuda", path, _joined("ONNX Runtime, CUDA: asked for with --device cuda", note))
-    backend, why = _measured_choice(path, device, threads)
+    backend, why = _measured_choice(path, device, threads, report)
     return Chosen(backend, path, _joined(why, note))
 
 
@@ -140,7 +145,7 @@ def _engine(path: Path) -> Chosen:
     return Chosen("tensorrt", beside.engine, f"TensorRT: asked for, {beside.engine.name} was built from {path.name}")
 
 
-def _measured_choice(path: Path, device: str, threads: int) -> "tuple[BackendName, str]":
+def _measured_choice(path: Path, device: str, threads: int, report: Report) -> "tuple[BackendName, str]":
     has_openvino = importlib.util.find_spec("openvino") is not None
     has_gpu = device != "cpu" and _has_gpu()
     if not has_openvino and not has_gpu:
@@ -149,6 +154,7 @@ def _measured_choice(path: Path, device: str, threads: int) -> "tuple[BackendNam
     remembered = None if record is None else _remembered(record)
     if remembered is not None:
         return decide(*remembered)
+    report(f"trying which program runs {path.name} best here; the outcome is remembered")
     probes = _probe_all(path, threads, cuda=has_gpu and _lists_cuda(), openvino=has_openvino)
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     choice, why = decide(probes, today)

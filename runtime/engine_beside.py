@@ -51,6 +51,8 @@ def _record(engine: Path) -> EngineRecord | None:
 
 def _obstacle(record: EngineRecord) -> str | None:
     """Why an engine is not for this machine; whether it is for this GPU is found when it is loaded."""
+    if record.gate is None:
+        return "it was never run and proven; build it again on this machine"
     try:
         installed = tensorrt_version(load_tensorrt(Flavour(record.flavour)))
     except MissingDependency:

@@ -15,7 +15,7 @@ from deepir.errors import EngineError, ModelError
 from deepir.files import file_sha256
 from deepir.optional import need
 from deepir.runtime.cache import cache_key, keep
-from deepir.runtime.ort import first_line, read_card
+from deepir.runtime.ort import read_card, unreadable
 
 PrecisionHint = Literal["auto", "f32"]
 """What is not INT8 is computed in the precision that OpenVINO likes best on this processor, or in FP32."""
@@ -106,11 +106,7 @@ def inline(path: Path) -> tuple[bytes, ModelCard]:
         try:
             session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no base of their own
-            message = (
-                f"{path} ({path.stat().st_size} bytes) is truncated or not an ONNX model: {first_line(error)}; "
-                "copy it again, or write it again with deepir-export"
-            )
-            raise ModelError(message) from error
+            raise unreadable(path, error) from error
         return written.read_bytes(), read_card(session, path)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from deepir.card import METADATA_KEY, OUTPUT_NAME, ModelCard
 from deepir.descriptors import Descriptors
-from deepir.errors import DeepIRError, EngineError, MissingDependency, ModelError
+from deepir.errors import EngineError, MissingDependency, ModelError
 from deepir.optional import need
 from deepir.runtime.run_checks import check_arrays, check_descriptors
 
@@ -96,7 +96,7 @@ def _open_session(runtime: ModuleType, path: Path, device: str, threads: int) ->
             raise _no_cuda(runtime) from error
         if device == "auto" and _CUDA in providers and isinstance(error, RuntimeError):
             return _open_session(runtime, path, "cpu", threads)
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _wanted_providers(runtime: ModuleType, device: str) -> list[str]:
@@ -117,7 +117,8 @@ def _no_cuda(runtime: ModuleType) -> MissingDependency:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> DeepIRError:
+def unreadable(path: Path, error: Exception) -> ModelError:
+    """What to raise for a file that ONNX Runtime cannot read."""
     size = path.stat().st_size
     return ModelError(
         f"{path} ({size} bytes) is truncated or not an ONNX model: {first_line(error)}; "

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deepir.card import ModelCard
+from deepir.card import GateVerdict, ModelCard
 from deepir.errors import EngineError, MissingDependency, ModelError, OptionError
 from deepir.files import file_sha256
 from deepir.runtime import choice, choice_probe, engine_beside
@@ -270,8 +270,8 @@ def write_engine(model: Path, make_card: Callable[..., ModelCard], monkeypatch: 
         plugin="native",
         batch=(1, 1, 1),
         shapes=((32, 32),),
-        gate=None,
-        not_run="no GPU",
+        gate=GateVerdict(passed=True, cosine_min=0.99, cosine_mean=0.999, agreement=1.0, images=32),
+        not_run="",
         build_seconds=1.0,
         peak_mib=None,
         built_at="2026-11-21T00:00:00+00:00",
@@ -321,6 +321,20 @@ def test_an_engine_of_another_file_is_not_ours(model: Path, gpu: Probes, write_e
 def test_an_engine_without_a_description_is_not_looked_at(model: Path, gpu: Probes) -> None:
     model.with_name("stray.engine").write_bytes(b"plan")
     assert choose_backend(model, "auto", "auto", 0).backend == "cuda"
+
+
+def test_an_engine_that_never_ran_is_passed_over(model: Path, gpu: Probes, write_engine: WriteEngine) -> None:
+    write_engine("built_elsewhere.engine", gate=None, not_run="no GPU")
+    why = choose_backend(model, "auto", "auto", 0).why
+    assert "built_elsewhere.engine is passed over: it was never run and proven" in why
+
+
+def test_who_asks_is_told_before_programs_are_tried(model: Path, probes: Probes) -> None:
+    told: list[str] = []
+    choose_backend(model, "auto", "auto", 0, told.append)
+    assert told == [f"trying which program runs {model.name} best here; the outcome is remembered"]
+    choose_backend(model, "auto", "auto", 0, told.append)
+    assert len(told) == 1
 
 
 def test_an_engine_whose_library_is_absent_is_passed_over(
