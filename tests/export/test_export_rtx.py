@@ -1,21 +1,42 @@
 """TensorRT-RTX, NVIDIA's own parser and builder, takes every form of the file on a machine without a GPU."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from onnx.inliner import inline_local_functions
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
 from deepir.calib.images import choose_images
-from deepir.calib.onnx_file import write_onnx
+from deepir.calib.onnx_file import prepared, read_card, write_onnx
+from deepir.calib.quantise import place, quantise
+from deepir.calib.ranges import measure_ranges
+from deepir.card import ModelCard
 from deepir.distill.backbone import Trunk
 from deepir.distill.checkpoint import Model, new_model
 from deepir.export.graph import build_onnx
 from deepir.export.precision import to_fp16
 from deepir.head import Head
+from deepir.image import list_images
+from deepir.inputs import input_windows
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx (Linux on x86-64)")
 pytestmark = pytest.mark.rtx
+
+
+Profile = dict[str, list[tuple[int, ...]]]
+"""The smallest, usual and largest shape of each input."""
+
+
+FORMS = {
+    "two resolutions": ({"sizes": ((64, 64), (96, 64))}, {}),
+    "two resolutions, uint8": ({"sizes": ((64, 64), (96, 64))}, {"pixels": "uint8"}),
+    "nearest": ({"sizes": ((64, 64), (96, 64), (64, 96)), "resize": "nearest"}, {}),
+    "nearest, uint8": ({"sizes": ((64, 64), (96, 64)), "resize": "nearest"}, {"pixels": "uint8"}),
+    "two longest sides": ({"sizes": ((64, 64), (96, 96)), "resize": "longest"}, {}),
+}
 
 
 class Log(trt.ILogger):
@@ -30,6 +51,11 @@ class Log(trt.ILogger):
 
 
 def build(content: bytes, size: tuple[int, int]) -> tuple[bytes, str]:
+    """As `build_profiles`, for one to four pictures of one size."""
+    return build_profiles(content, [{"images": [(batch, 3, *size) for batch in (1, 1, 4)]}])
+
+
+def build_profiles(content: bytes, profiles: list[Profile]) -> tuple[bytes, str]:
     """A plan for compute capability 8.6, and TensorRT's list of the kernels in it."""
     log = Log()
     builder = trt.Builder(log)
@@ -40,9 +66,11 @@ def build(content: bytes, size: tuple[int, int]) -> tuple[bytes, str]:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    profile = builder.create_optimization_profile()
-    profile.set_shape("images", (1, 3, *size), (1, 3, *size), (4, 3, *size))
-    config.add_optimization_profile(profile)
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, (smallest, usual, largest) in shapes.items():
+            profile.set_shape(name, smallest, usual, largest)
+        config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     assert plan is not None, [line for severity, line in log.lines if severity == trt.ILogger.ERROR]
     return bytes(plan), next(line for _, line in log.lines if line.startswith("Layers:"))
@@ -59,6 +87,15 @@ def input_type(line: str) -> str:
 @pytest.fixture(scope="module")
 def model(make_model: Callable[..., Model]) -> Model:
     return make_model(dim=6)
+
+
+@pytest.fixture(scope="module")
+def masters(model: Model) -> dict[str, Any]:
+    """The FP32 file of each form."""
+    return {
+        form: build_onnx(Model(model.network, dataclasses.replace(model.spec, **spec)), **options)
+        for form, (spec, options) in FORMS.items()
+    }
 
 
 def test_the_fp32_file_builds(model: Model) -> None:
@@ -98,6 +135,67 @@ def test_other_heads_build(staged_trunk: Callable[[int], Trunk], head: Head, num
     plan, layers = build((to_fp16(proto) if numerics == "fp16" else proto).SerializeToString(), (64, 96))
     assert plan
     assert {input_type(line) for line in convolutions(layers)} == {"Half" if numerics == "fp16" else "Float"}
+
+
+def profiles_of(card: ModelCard) -> list[Profile]:
+    """One for each size that pictures may come at, each for one to four pictures."""
+    resolutions = len(card.spec.resolutions)
+    alternatives = [list(card.spec.sizes)]
+    if card.free_size:
+        alternatives = [[size] * resolutions for size in ((64, 64), (96, 64), (64, 88))]
+    found = []
+    for sizes in alternatives:
+        shapes = [(*size, 3) if card.pixels == "uint8" else (3, *size) for size in sizes]
+        images = [[(batch, *shape) for batch in (1, 2, 4)] for shape in shapes]
+        windows = [[array.shape] * 3 for array in input_windows(card, sizes)] if card.free_size else []
+        found.append(dict(zip(card.inputs(), [*images, *windows], strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("inlined", [False, True], ids=["function", "inlined"])
+@pytest.mark.parametrize("numerics", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_builds_with_all_its_profiles(
+    masters: dict[str, Any], pictures: Path, form: str, numerics: str, inlined: bool
+) -> None:
+    proto, card = masters[form], read_card(masters[form])
+    if numerics == "fp16":
+        proto = to_fp16(proto)
+    if numerics == "int8":
+        placement = place(proto)
+        feeds = list(prepared(list_images(pictures)[:4], card))
+        proto = quantise(proto, placement, measure_ranges(proto, placement.tensors, lambda: feeds))
+    content = (inline_local_functions(proto) if inlined else proto).SerializeToString()
+    plan, layers = build_profiles(content, profiles_of(card))
+    assert plan
+    assert {input_type(line) for line in convolutions(layers)} == {
+        {"fp32": "Float", "fp16": "Half", "int8": "Int8"}[numerics]
+    }
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head(pooling="gem"),
+        Head(fusion="concat", middle=(2, 1)),
+        Head(fusion="fpn", middle=(2,), pooling="gem", levels=0, normalise_regions=False),
+    ],
+    ids=["r-gem", "concat", "fpn"],
+)
+def test_other_heads_build_with_a_free_size(staged_trunk: Callable[[int], Trunk], head: Head) -> None:
+    model = new_model(staged_trunk(len(head.middle)), sizes=((64, 64),), head=head, resize="longest")
+    proto = build_onnx(model)
+    plan, _ = build_profiles(to_fp16(proto).SerializeToString(), profiles_of(read_card(proto)))
+    assert plan
+
+
+def test_the_pooling_of_a_free_size_takes_no_more_kernels_than_that_of_a_fixed_one(
+    model: Model, masters: dict[str, Any]
+) -> None:
+    proto = masters["nearest"]
+    _, free = build_profiles(proto.SerializeToString(), profiles_of(read_card(proto))[:1])
+    _, fixed = build(build_onnx(model).SerializeToString(), model.spec.size)
+    assert free.count("LayerType:") <= fixed.count("LayerType:")
 
 
 def test_the_pooling_without_its_body_is_refused_by_the_parser(model: Model) -> None:
