@@ -51,25 +51,26 @@ _LARGEST = "8"
 @click.option("-o", "--out", type=_FILE, help="Folder to write to.  [default: the model's folder]")
 @reports_errors
 def main(model: Path, out: Path | None, *, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Export MODEL (.safetensors checkpoint, or an .onnx of deepir) and prove that it is the same function.
+    """Export MODEL (.safetensors checkpoint, or .onnx of deepir) and prove that it is the same function.
 
     Where TensorRT and a GPU are, an engine is built too; elsewhere the command for the device is printed.
 
     \b
     Example:
-      deepir-export student.safetensors --int8 --calib photos/
+      deepir-export student --int8 --calib photos/
       deepir-export student.int8.onnx --backend tensorrt --images photos/
       deepir-export teacher.safetensors --size 480x640 --size 640x480 --input uint8
     """  # noqa: D301 click needs the character
     options = _options(model.parent if out is None else out, given)
-    from deepir.export.commands import export, plan, summary
+    from deepir.export.commands import export, find_source, plan, summary
 
+    source = find_source(model)
     if options.dry_run:
-        for line in plan(model, options):
+        for line in plan(source, options):
             click.echo(line)
         return
     report = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
-    exported = export(model, options, report, tuple(sys.argv))
+    exported = export(source, options, report, tuple(sys.argv))
     if as_json:
         click.echo(summary(exported))
 

@@ -14,8 +14,8 @@ def dynamic_pool_function(name: str) -> Any:
     """The body where height, width or the windows are known only when the graph runs.
 
     Windows may end, or even begin, beyond the map: only cells of the map count, and a window without any gives 0.
-    Its only float constants are those named here, so that a copy with FP16 constants computes in FP16; TensorRT makes
-    one kernel of it (tensorrt.md 2), ONNX Runtime holds an array (N, R, C, H, W) for a moment.
+    Its only float constants are those named here, so that a copy with FP16 constants computes in FP16. TensorRT fuses
+    it into one or two kernels (tensorrt.md 2); ONNX Runtime holds an array (N, R, C, H, W) for a moment.
 
     Args:
         name: `RoIMaxPool...` or `RoIMeanPool...`.

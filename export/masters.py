@@ -17,6 +17,8 @@ from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, prove_against
 from deepir.spec import Numerics
 
+_SUFFIXES = (".safetensors", ".onnx")
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxFiles:
@@ -56,6 +58,26 @@ def write_onnx_files(source: Path, options: ExportOptions, report: Report) -> On
     if options.numerics is Numerics.INT8:
         return _int8(files, options, report)
     return files
+
+
+def find_source(given: Path) -> Path:
+    """The file that is meant: itself, or with the suffix left out its checkpoint, else its .onnx file.
+
+    Raises:
+        InputError: There is none, or it is of another kind.
+    """
+    if given.suffix in _SUFFIXES:
+        return given
+    for suffix in _SUFFIXES:
+        if (found := given.with_name(given.name + suffix)).is_file():
+            return found
+    if given.is_file():
+        message = (
+            f"{given} is neither a .safetensors checkpoint nor an .onnx file: bring it in with deepir-distill import"
+        )
+    else:
+        message = f"no such model: {given}; expected {given.name}.safetensors or {given.name}.onnx"
+    raise InputError(message)
 
 
 def check_source(source: Path, options: ExportOptions) -> None:

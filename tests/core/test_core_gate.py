@@ -45,6 +45,20 @@ def test_which_of_two_equals_is_nearest_does_not_count() -> None:
     assert judge(reference, turned, GateLimits()).agreement == 1
 
 
+@pytest.mark.parametrize(("count", "allowed"), [(32, 1), (100, 3), (101, 4)])
+def test_the_share_of_neighbours_is_counted_in_whole_pictures(count: int, allowed: int) -> None:
+    reference = np.eye(count, dtype=np.float32) + 0.1 * np.roll(np.eye(count, dtype=np.float32), 1, axis=1)
+    reference = normalise(reference)
+    for different in (allowed, allowed + 1):
+        candidate = reference.copy()
+        # each of them is drawn a little to a picture that it has nothing in common with
+        for row in range(different):
+            candidate[row] += 0.13 * reference[(row + count // 2) % count]
+        verdict = judge(reference, normalise(candidate), GateLimits())
+        assert verdict.agreement == pytest.approx(1 - different / count, abs=1e-4)
+        assert verdict.passed == (different == allowed)
+
+
 def test_limits_around_their_own_mean_are_the_defaults() -> None:
     around = GateLimits.around(GateLimits().cosine_mean)
     assert around.cosine_min == pytest.approx(GateLimits().cosine_min)

@@ -172,6 +172,21 @@ def test_what_cannot_be_is_one_sentence(
     assert result.output.count("\n") == 1
 
 
+def test_the_suffix_may_be_left_out(checkpoint: Path, tmp_path: Path) -> None:
+    result = deepir_export(checkpoint.with_suffix(""), "--dry-run", "-o", tmp_path)
+    assert f"{checkpoint} would become" in result.output
+    result = deepir_export(tmp_path / "nothing")
+    assert (result.exit_code, result.output.count("\n")) == (3, 1)
+    assert "expected nothing.safetensors or nothing.onnx" in result.output
+
+
+def test_a_file_of_another_kind_is_to_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    result = deepir_export(tmp_path / "net.pth")
+    assert result.exit_code == 3
+    assert "bring it in with deepir-distill import" in result.output
+
+
 def test_a_file_with_its_size_built_in_takes_no_other(exported: Path) -> None:
     result = deepir_export(exported / "student.onnx", "--size", "96")
     assert result.exit_code == 2

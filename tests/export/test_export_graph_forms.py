@@ -23,6 +23,7 @@ from deepir.export.free_trunk import other_sizes
 from deepir.export.graph import build_onnx, check
 from deepir.head import Head
 from deepir.inputs import model_inputs
+from deepir.regions import head_windows
 from deepir.whitening import Whitening
 
 MakeModel = Callable[..., Model]
@@ -147,6 +148,16 @@ def test_each_resolution_has_a_body_of_its_own_and_a_free_size_has_one_for_all(b
     assert functions("two free sizes") == ["RoIMaxPool"]
 
 
+def test_each_pooling_has_the_windows_of_its_resolution_as_a_plugin_reads_them(built: Built) -> None:
+    model, proto = built("three resolutions")
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    pools = [node for node in proto.graph.node if node.op_type.startswith("RoIMaxPool")]
+    for node, size in zip(pools, model.spec.sizes, strict=True):
+        cells = size[0] // model.spec.stride, size[1] // model.spec.stride
+        windows = head_windows(model.spec.head, size, cells, model.spec.stride)
+        np.testing.assert_array_equal(constants[node.input[1]], windows)
+
+
 def test_uint8_pixels_are_normalised_to_the_bit_as_prepared_pictures_are(built: Built) -> None:
     for form in ("one size", "three resolutions", "nearest of three"):
         prepared, pixels = built(form)[1], built(f"{form}, uint8")[1]
@@ -155,9 +166,8 @@ def test_uint8_pixels_are_normalised_to_the_bit_as_prepared_pictures_are(built: 
 
 def test_pixels_of_caffe_models_are_normalised_to_the_bit_too(make_model: MakeModel) -> None:
     caffe = {"mean": (123.68000031 / 255, 116.77899933 / 255, 103.93900299 / 255), "std": (1 / 255, 1 / 255, 1 / 255)}
-    model = at(make_model(dim=6), **caffe)
-    found = run(build_onnx(model, pixels="uint8"), pictures())
-    np.testing.assert_array_equal(found, run(build_onnx(model), pictures()))
+    pixels, prepared = (build_onnx(at(make_model(dim=6), **caffe), pixels=kind) for kind in ("uint8", "float32"))
+    np.testing.assert_array_equal(run(pixels, pictures()), run(prepared, pictures()))
 
 
 @pytest.mark.parametrize("form", ["three resolutions", "nearest of three"])
@@ -205,7 +215,7 @@ class Excited(nn.Module):
         return map_nchw * self.weigh(map_nchw.mean((2, 3), keepdim=True)).sigmoid()
 
 
-def test_means_of_a_map_are_written_as_opset_17_does(make_model: MakeModel) -> None:
+def test_means_of_a_map_are_written_as_opset_17_does() -> None:
     torch.manual_seed(0)
     model = at(new_model(wrap_module("excited", Excited()), sizes=((96, 96),), resize="longest"))
     np.testing.assert_allclose(run(build_onnx(model), pictures()), describe(model, pictures()), atol=1e-6)
