@@ -127,12 +127,12 @@ def calibrate(
         ModelError: No convolutions, or values that are not finite.
     """
     placement = place(proto)
-    reference_nd = describe(proto, card.spec, images.judge)
+    reference_nd = describe(proto, card, images.judge)
     tried: list[Calibrated] = []
     for method in METHODS if config.method == "auto" else (config.method,):
-        ranges = measure_ranges(proto, placement.tensors, lambda: prepared(images.measure, card.spec), METHODS[method])
+        ranges = measure_ranges(proto, placement.tensors, lambda: prepared(images.measure, card), METHODS[method])
         quantised = quantise(proto, placement, ranges)
-        verdict = judge(reference_nd, describe(quantised, card.spec, images.judge), config.limits)
+        verdict = judge(reference_nd, describe(quantised, card, images.judge), config.limits)
         report(f"{method}: {verdict_text(verdict)}")
         tried.append(Calibrated(quantised, method, ranges, verdict))
         if verdict.passed:

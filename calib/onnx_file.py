@@ -15,7 +15,6 @@ from deepir.image import read_image
 from deepir.inputs import model_inputs
 from deepir.optional import need
 from deepir.runtime.ort import DISABLED_OPTIMIZERS
-from deepir.spec import ModelSpec
 
 Feeds = dict[str, NDArray[Any]]
 """What a model runs on, by the name of its input."""
@@ -82,12 +81,12 @@ def open_session(proto: Any) -> Any:
     )
 
 
-def describe(proto: Any, card: ModelCard | ModelSpec, paths: Sequence[Path]) -> Descriptors:
+def describe(proto: Any, card: ModelCard, paths: Sequence[Path]) -> Descriptors:
     """Descriptors of pictures by a model in memory, on the CPU: (N, D), in order.
 
     Args:
         proto: An onnx.ModelProto.
-        card: Of that model, or its spec alone where it takes prepared pictures of one fixed size.
+        card: Of that model.
         paths: Pictures on disk.
 
     Raises:
@@ -95,10 +94,10 @@ def describe(proto: Any, card: ModelCard | ModelSpec, paths: Sequence[Path]) -> 
     """
     session = open_session(proto)
     batches = [_join_groups(session, groups) for groups in _groups(paths, card)]
-    return np.concatenate(batches) if batches else np.empty((0, _card_of(card).spec.dim), dtype=np.float32)
+    return np.concatenate(batches) if batches else np.empty((0, card.spec.dim), dtype=np.float32)
 
 
-def prepared(paths: Sequence[Path], card: ModelCard | ModelSpec) -> Iterator[Feeds]:
+def prepared(paths: Sequence[Path], card: ModelCard) -> Iterator[Feeds]:
     """Pictures as a model's inputs, a batch at a time; those that come out at one size run together.
 
     Raises:
@@ -108,9 +107,8 @@ def prepared(paths: Sequence[Path], card: ModelCard | ModelSpec) -> Iterator[Fee
         yield from (feeds for _, feeds in groups)
 
 
-def _groups(paths: Sequence[Path], card: ModelCard | ModelSpec) -> Iterator[list[tuple[list[int], Feeds]]]:
+def _groups(paths: Sequence[Path], card: ModelCard) -> Iterator[list[tuple[list[int], Feeds]]]:
     """For each batch of pictures its groups: their places in the batch, and what the model takes of them."""
-    card = _card_of(card)
     for start in range(0, len(paths), _BATCH):
         images = [read_image(path) for path in paths[start : start + _BATCH]]
         yield [
@@ -122,7 +120,3 @@ def _join_groups(session: Any, groups: list[tuple[list[int], Feeds]]) -> Descrip
     rows = np.concatenate([rows for rows, _ in groups])
     found: Descriptors = np.concatenate([session.run([OUTPUT_NAME], feeds)[0] for _, feeds in groups])
     return found[np.argsort(rows)]
-
-
-def _card_of(card: ModelCard | ModelSpec) -> ModelCard:
-    return card if isinstance(card, ModelCard) else ModelCard(card)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepir import __version__
 from deepir.card import GateVerdict
 from deepir.errors import GateError
 from deepir.files import file_sha256
@@ -80,7 +81,8 @@ def choose_hint(path: Path, threads: int, folder: Path | None, open_with: Opener
 
 def record_path(path: Path, threads: int, folder: Path) -> Path:
     """Where the trials of a file are remembered."""
-    key = cache_key(file_sha256(path), need("openvino").__version__, dataclasses.astuple(LIMITS), threads)
+    versions = (__version__, need("openvino").__version__)
+    key = cache_key(file_sha256(path), versions, dataclasses.astuple(LIMITS), threads)
     return folder / f"{key}.json"
 
 

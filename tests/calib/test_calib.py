@@ -40,7 +40,7 @@ def inputs(count: int = 4) -> np.ndarray:
 def quantised_master(master: Path) -> tuple[onnx.ModelProto, onnx.ModelProto, dict[str, float]]:
     proto, _ = read_fp32(master)
     placement = place(proto)
-    ranges = measure_ranges(proto, placement.tensors, lambda: [inputs()])
+    ranges = measure_ranges(proto, placement.tensors, lambda: [{"images": inputs()}])
     return proto, quantise(proto, placement, ranges), ranges
 
 
@@ -61,14 +61,14 @@ def test_only_the_skip_input_of_a_sum_is_quantised(master: Path) -> None:
 
 def test_ranges_are_the_largest_magnitudes(master: Path) -> None:
     proto, _ = read_fp32(master)
-    ranges = measure_ranges(proto, ["images"], lambda: [inputs(2), inputs(4)])
+    ranges = measure_ranges(proto, ["images"], lambda: [{"images": inputs(2)}, {"images": inputs(4)}])
     assert ranges["images"] == pytest.approx(np.abs(inputs(4)).max())
 
 
 def test_a_percentile_range_is_smaller(master: Path) -> None:
     proto, _ = read_fp32(master)
     method = METHODS["percentile-99.99"]
-    found = measure_ranges(proto, ["images"], lambda: [inputs()], method)["images"]
+    found = measure_ranges(proto, ["images"], lambda: [{"images": inputs()}], method)["images"]
     assert found == pytest.approx(np.percentile(np.abs(inputs()), 99.99), rel=1e-5)
 
 
