@@ -1,6 +1,7 @@
 """deepir-export: a checkpoint as ONNX in FP32, FP16 or INT8, and as an engine, each proven."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import click
 
 from deepir.card import PIXEL_TYPES
 from deepir.errors import OptionError, reports_errors
-from deepir.export.options import POOLS, TARGETS, ExportOptions, parse_batch, parse_sizes
+from deepir.export.engine_config import POOLS
+from deepir.export.options import TARGETS, ExportOptions, parse_batch, parse_sizes
 from deepir.gate import GateLimits
 from deepir.runtime.sidecar import PORTABLE
 from deepir.spec import Numerics
 
 _FILE = click.Path(path_type=Path)
-_LARGEST = "8"
+_DEFAULTS = {field.name: field.default for field in fields(ExportOptions)}
 
 
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_EXPORT", "show_default": True})
@@ -28,11 +30,13 @@ _LARGEST = "8"
     metavar="SIZE",
     help="Side, HEIGHTxWIDTH, or free. Several sizes are alternatives: a picture takes the nearest in aspect.",
 )
-@click.option("--input", "pixels", type=click.Choice(PIXEL_TYPES), default="float32", help="What the file takes.")
+@click.option(
+    "--input", "pixels", type=click.Choice(PIXEL_TYPES), default=_DEFAULTS["pixels"], help="What the file takes."
+)
 @click.option("--calib", type=_FILE, multiple=True, help="Folder of pictures to calibrate with, or a .calib.json.")
 @click.option("--images", type=_FILE, multiple=True, help="Folder of pictures to prove with; repeatable.")
-@click.option("--method", default="auto", help="How INT8 ranges are chosen, see deepir-calib --help.")
-@click.option("--gate", type=float, help="Least mean cosine with FP32.  [default: 0.995]")
+@click.option("--method", default=_DEFAULTS["method"], help="How INT8 ranges are chosen, see deepir-calib --help.")
+@click.option("--gate", type=float, help=f"Least mean cosine with FP32.  [default: {GateLimits().cosine_mean}]")
 @click.option("--strict", is_flag=True, help="Write no INT8 file and exit 6 when its gate fails.")
 @click.option(
     "--backend",
@@ -41,9 +45,20 @@ _LARGEST = "8"
     default="auto",
     help="What to build for, or to prove in.",
 )
-@click.option("--batch", default=_LARGEST, help="Largest number of pictures, or smallest:usual:largest.")
-@click.option("--pool", type=click.Choice(POOLS), default="auto", help="How the engine pools: plugin or operators.")
-@click.option("--portable", type=click.Choice(PORTABLE), default="none", help="Newer TensorRT, other GPUs, both.")
+@click.option(
+    "--batch",
+    default=":".join(map(str, _DEFAULTS["batch"])),
+    help="Largest number of pictures, or smallest:usual:largest.",
+)
+@click.option(
+    "--pool", type=click.Choice(POOLS), default=_DEFAULTS["pool"], help="How the engine pools: plugin or operators."
+)
+@click.option(
+    "--portable", type=click.Choice(PORTABLE), default=_DEFAULTS["portable"], help="Newer TensorRT, other GPUs, both."
+)
+@click.option(
+    "--capability", "capabilities", multiple=True, help="Compute capability for rtx, such as 8.9; repeatable."
+)
 @click.option("--workspace", "workspace_mib", type=int, help="MiB for the builder.  [default: by the free memory]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files and verdicts as JSON on stdout.")

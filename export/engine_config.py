@@ -12,6 +12,8 @@ from deepir.runtime.tensorrt_library import Flavour
 
 Pool = Literal["auto", "plugin", "native"]
 
+POOLS: tuple[Pool, ...] = get_args(Pool)
+
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
 """What TensorRT-RTX builds for on a machine without a GPU: the RTX cards of the last three generations."""
 
@@ -25,7 +27,8 @@ class BuildConfig:
 
     Attributes:
         flavour: Full TensorRT or TensorRT-RTX.
-        pool: The RoI max pool by our plugin or in standard operators; `auto` takes the plugin where it can.
+        pool: The RoI max pool by our plugin or in standard operators, as long as nobody has measured which is faster;
+            `auto` takes the plugin where it can.
         batch: Smallest, usual and largest number of pictures at once.
         workspace_mib: What TensorRT may take beside weights and maps, in MiB; None chooses by the free memory.
         portable: What else than this machine may run the engine; each costs speed.
@@ -35,7 +38,7 @@ class BuildConfig:
     """
 
     flavour: Flavour
-    pool: Pool = "auto"
+    pool: Pool = "native"
     batch: tuple[int, int, int] = (1, 1, 8)
     workspace_mib: int | None = None
     portable: Portable = "none"
@@ -45,8 +48,8 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         rtx = self.flavour is Flavour.RTX
-        if self.pool not in get_args(Pool) or self.portable not in PORTABLE:
-            _refuse(f"--pool is one of {get_args(Pool)}, --portable of {PORTABLE}; got {self.pool}, {self.portable}")
+        if self.pool not in POOLS or self.portable not in PORTABLE:
+            _refuse(f"--pool is one of {POOLS}, --portable of {PORTABLE}; got {self.pool}, {self.portable}")
         if self.batch[0] < 1 or any(after < before for before, after in pairwise(self.batch)):
             _refuse(f"--batch is smallest:usual:largest, from 1 on and not falling; got {self.batch}")
         if self.workspace_mib is not None and self.workspace_mib < 1:

@@ -157,6 +157,7 @@ def _config(flavour: Flavour, options: ExportOptions) -> BuildConfig:
         batch=options.batch,
         workspace_mib=options.workspace_mib,
         portable=options.portable,
+        compute_capabilities=options.capabilities if flavour is Flavour.RTX else (),
     )
 
 

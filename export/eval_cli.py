@@ -60,13 +60,14 @@ def main(model: Path, dataset: Path, sets: tuple[str, ...], **options: Any) -> N
     from deepir.export.eval_report import check_place, write_report
     from deepir.export.eval_text import result_lines
     from deepir.export.evaluate import evaluate, open_at_scales, open_subject
+    from deepir.export.subject import default_backend
 
     report: Path | None = options["report"]
     chosen = _eval_options(options)
     if report is not None:
         check_place(report)
     scales, device = options["scales"], options["device"]
-    placed = BackendOptions(device=device, backend=options["backend"] or "auto")
+    placed = BackendOptions(device=device, backend=options["backend"] or default_backend(model), report=_say)
     subject = open_at_scales(model, scales, device=device) if scales else open_subject(model, placed)
     result = evaluate(subject, dataset, sets, chosen)
     if report is not None:
@@ -75,6 +76,10 @@ def main(model: Path, dataset: Path, sets: tuple[str, ...], **options: Any) -> N
     for written in (report, chosen.out):
         if written is not None:
             click.echo(f"wrote {written}", err=True)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _eval_options(options: dict[str, Any]) -> "EvalOptions":

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 from deepir.card import PixelType
 from deepir.errors import InputError, OptionError
+from deepir.export.engine_config import BuildConfig, Pool
+from deepir.export.engine_profiles import Batch
 from deepir.gate import GateLimits
 from deepir.runtime.sidecar import Portable
 from deepir.spec import Numerics, Size, parse_size
@@ -18,10 +20,7 @@ Report = Callable[[str], None]
 Target = Literal["auto", "onnx", "openvino", "cuda", "tensorrt", "rtx", "all"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-Pool = Literal["auto", "plugin", "native"]
-POOLS: tuple[Pool, ...] = get_args(Pool)
-
-Batch = tuple[int, int, int]
+_BUILD = {field.name: field.default for field in fields(BuildConfig)}
 
 FREE = "free"
 """The word for --size that keeps height and width free."""
@@ -41,6 +40,7 @@ class ExportOptions:
         free: Keep height and width free: pictures keep their aspect.
         target: Which programs to build for and to prove in.
         batch: Smallest, usual and largest number of pictures of an engine.
+        capabilities: Compute capabilities for TensorRT-RTX; see `BuildConfig`.
         dry_run: Only say what would be done.
     """
 
@@ -54,11 +54,12 @@ class ExportOptions:
     free: bool = False
     pixels: PixelType = "float32"
     target: Target = "auto"
-    batch: Batch = (1, 1, 8)
-    pool: Pool = "auto"
+    batch: Batch = _BUILD["batch"]
+    pool: Pool = _BUILD["pool"]
     limits: GateLimits = field(default_factory=GateLimits)
     workspace_mib: int | None = None
-    portable: Portable = "none"
+    portable: Portable = _BUILD["portable"]
+    capabilities: tuple[str, ...] = ()
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -1,6 +1,5 @@
 """What deepir-eval scores: a checkpoint in torch, a model in ONNX Runtime, or descriptors that lie on disk."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from deepir.export.descriptor_files import SUFFIX, DescriptorFile, read_descript
 from deepir.export.eval_stamp import Stamp, make_stamp
 from deepir.image import Box, Image
 from deepir.reading import read_images
-from deepir.runtime.backend import BackendOptions, Device
+from deepir.runtime.backend import BackendName, BackendOptions, Device
 from deepir.runtime.engine_beside import ENGINE_SUFFIXES
 from deepir.runtime.extractor import BATCH_SIZE, Extractor
 from deepir.runtime.progress import Advance
@@ -76,17 +75,15 @@ def open_subject(path: Path, options: BackendOptions | None = None) -> Subject:
 
     Args:
         path: What to evaluate.
-        options: How a model file runs; an .onnx file of which nothing is said runs in ONNX Runtime, the reference.
+        options: How a model file runs; without them as `default_backend` says.
 
     Raises:
         InputError: A file of another kind.
         MissingDependency: The device is cuda and this machine has none.
     """
-    options = options or BackendOptions()
+    options = options or BackendOptions(backend=default_backend(path))
     if path.suffix == ".safetensors":
         return subject_of_model(path, load_model(path), device=options.device)
-    if path.suffix == ".onnx" and options.backend == "auto":
-        options = dataclasses.replace(options, backend="onnxruntime")
     if path.suffix in (".onnx", *ENGINE_SUFFIXES):
         extractor = Extractor.open(path, options)
         return Subject(path, extractor.card, extractor.backend.name, extractor.describe)
@@ -97,6 +94,11 @@ def open_subject(path: Path, options: BackendOptions | None = None) -> Subject:
         f"cannot evaluate {path}: expected a .safetensors checkpoint, an .onnx, .engine or descriptors file ({SUFFIX})"
     )
     raise InputError(message)
+
+
+def default_backend(path: Path) -> BackendName:
+    """What evaluates a file of which nothing is said: ONNX Runtime, the reference, for an .onnx file."""
+    return "onnxruntime" if path.suffix == ".onnx" else "auto"
 
 
 def open_at_scales(path: Path, scales: str, *, device: Device = "auto") -> Subject:

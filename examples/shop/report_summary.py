@@ -50,7 +50,7 @@ def show_table(rows: Sequence[ModelRow]) -> Html:
     marked = [row.key for row in rows].index(SHOWN)
     return section(
         "The five models",
-        table(COLUMNS, [row.cells for row in rows], words=3, marked=marked),
+        table(COLUMNS, [row.cells for row in rows], words=4, marked=marked),
         tag("ul", *(tag("li", gap_closed(rows, key).line() + ".") for key in ("student", "student_int8"))),
         tag(
             "div",

@@ -80,8 +80,8 @@ STEPS = (
         "--views 2 --epochs {student_epochs} --lr 0.001 --seed {seed} -o student.safetensors",
     ),
     Step("export and calibrate", "deepir-export student.safetensors --int8 --calib shop/train"),
-    Step("score the student", "deepir-eval student.onnx shop --json", "scores/student.json"),
-    Step("score the student", "deepir-eval student.int8.onnx shop --json", "scores/student_int8.json"),
+    Step("score the student", "deepir-eval student.onnx shop --backend auto --json", "scores/student.json"),
+    Step("score the student", "deepir-eval student.int8.onnx shop --backend auto --json", "scores/student_int8.json"),
     # the training products are not in the index: how alike they come out sets where `unknown` begins
     Step(
         "build the index",

@@ -14,7 +14,7 @@ MODELS = {
     "student": "student",
     "student_int8": "student INT8",
 }
-COLUMNS = ("model", "resolutions", "numerics", "parameters (M)", "MB", "ms per image", "mAP", "recall@1")
+COLUMNS = ("model", "resolutions", "numerics", "runs in", "parameters (M)", "MB", "ms per image", "mAP", "recall@1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class ModelRow:
             self.name,
             self.resolutions,
             self.numerics,
+            self.runner,
             "not stated" if self.parameters is None else f"{self.parameters / 1e6:.2f}",
             f"{self.bytes / 1e6:.2f}",
             f"{self.milliseconds:.2f}",
@@ -116,14 +117,14 @@ def text_table(rows: Sequence[ModelRow]) -> str:
     lines = [COLUMNS, *(row.cells for row in rows)]
     widths = [max(len(cells[column]) for cells in lines) for column in range(len(COLUMNS))]
     return "\n".join(
-        "  ".join(cell.rjust(width) if column > 2 else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
+        "  ".join(cell.rjust(width) if column > 3 else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
         for pairs in (list(zip(cells, widths, strict=True)) for cells in lines)
     )
 
 
 def markdown_table(rows: Sequence[ModelRow]) -> str:
     """The table for a README."""
-    rules = ["---", "---", "---", *["---:"] * (len(COLUMNS) - 3)]
+    rules = ["---"] * 4 + ["---:"] * (len(COLUMNS) - 4)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (COLUMNS, rules, *(row.cells for row in rows)))
 
 

@@ -171,8 +171,8 @@ def test_the_table_has_a_row_for_each_model_with_the_numbers_of_its_file(
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows[1:]]
     names = list(modules["table"].MODELS.values())
     assert [line[0] for line in cells] == names
-    assert cells[0][1:] == ["64+128x96", "fp32", "2.34", "9.87", "3.21", "0.812", "0.712"]
-    assert cells[4][1:] == ["128", "int8", "2.34", "9.87", "3.21", "0.750", "0.650"]
+    assert cells[0][1:] == ["64+128x96", "fp32", "torch", "2.34", "9.87", "3.21", "0.812", "0.712"]
+    assert cells[4][1:] == ["128", "int8", "ONNX Runtime, CPU", "2.34", "9.87", "3.21", "0.750", "0.650"]
 
 
 def test_parameters_of_the_distilled_student_can_be_told(write: Any) -> None:

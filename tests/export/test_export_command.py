@@ -127,11 +127,12 @@ def test_an_engine_that_cannot_run_here_says_so_in_its_sidecar(exported: Path, t
     pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx (Linux on x86-64)")
     model = copied(exported, tmp_path)
     (tmp_path / "folder").mkdir()
-    result = deepir_export(model, "--backend", "rtx", "--batch", "1:2:4", "-o", tmp_path / "folder")
+    words = ("--backend", "rtx", "--batch", "1:2:4", "--capability", "8.9", "-o", tmp_path / "folder")
+    result = deepir_export(model, *words)
     assert result.exit_code == 0, result.output
     engine, sidecar = sorted((tmp_path / "folder").iterdir())
     facts = json.loads(sidecar.read_text())
-    assert (facts["flavour"], facts["batch"]) == ("rtx", [1, 2, 4])
+    assert (facts["flavour"], facts["batch"], facts["compute_capabilities"]) == ("rtx", [1, 2, 4], ["8.9"])
     if facts["gate"] is None:
         assert "not run here, so its list of kernels was checked instead" in result.output
         assert "cuda-python" in facts["not_run"]
