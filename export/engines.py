@@ -48,7 +48,7 @@ def make_engines(files: OnnxFiles, options: ExportOptions, report: Report, comma
 
     Raises:
         MissingDependency: Another program was asked for by name and is not here.
-        GateError: A program gives other descriptors than FP32 ONNX Runtime; what it built is not kept.
+        GateError: A program gives other descriptors than ONNX Runtime; what it built is not kept.
         EngineError: A build failed.
         MemoryLimitError: A build ran out of memory.
     """
@@ -104,7 +104,7 @@ def _prove_onnx(program: str, files: OnnxFiles, options: ExportOptions, report: 
     with opened as backend:
         verdict = _verdict(backend, files, options)
         name = backend.name
-    report(f"{name}: {verdict_text(verdict)}")
+    report(f"{name} against {_reference(files).name} in ONNX Runtime: {verdict_text(verdict)}")
     _check(verdict, name)
     proof = options.out / f"{files.model.stem}.{program}.proof.json"
     fields = {
@@ -113,7 +113,7 @@ def _prove_onnx(program: str, files: OnnxFiles, options: ExportOptions, report: 
         "sha256": file_sha256(files.model),
         "program": name,
         "version": (need("openvino") if program == "openvino" else need("onnxruntime")).__version__,
-        "reference_sha256": file_sha256(files.master or files.model),
+        "reference_sha256": file_sha256(_reference(files)),
         "verdict": asdict(verdict),
     }
     write_text(proof, json.dumps(fields, indent=1))
@@ -127,7 +127,7 @@ def _build(flavour: Flavour, files: OnnxFiles, options: ExportOptions, report: R
         built = Path(folder) / engine_name(files.model, record.tensorrt_version, record.gpu, flavour)
         verdict, why = _run_once(built, files, options)
         if verdict is not None:
-            report(f"{built.name}: {verdict_text(verdict)}")
+            report(f"{built.name} against {_reference(files).name} in ONNX Runtime: {verdict_text(verdict)}")
             _check(verdict, built.name)
             record = dataclasses.replace(record, gate=verdict, not_run="")
         else:
@@ -162,16 +162,26 @@ def _config(flavour: Flavour, options: ExportOptions) -> BuildConfig:
 
 
 def _verdict(backend: Backend, files: OnnxFiles, options: ExportOptions) -> GateVerdict:
-    """The comparison with FP32 ONNX Runtime, or with the same file there where no FP32 form lies beside it."""
+    """The comparison with ONNX Runtime on the CPU."""
     pictures = [read_image(path) for path in files.pictures[:_MOST_PICTURES]]
-    with OnnxBackend(files.master or files.model, "cpu") as reference:
+    with OnnxBackend(_reference(files), "cpu") as reference:
         return prove_backend(backend, reference, proof_inputs(backend.card, pictures), options.limits)
+
+
+def _reference(files: OnnxFiles) -> Path:
+    """What a program is compared with: the FP32 form, where it is at hand and there are enough real pictures.
+
+    With made-up pictures among them it is the same file in ONNX Runtime: what INT8 makes of pictures of no world says
+    nothing about it, and calibration has judged it on real ones.
+    """
+    enough = len(files.pictures) >= PROOF_PICTURES
+    return files.master if files.master is not None and enough else files.model
 
 
 def _check(verdict: GateVerdict, name: str) -> None:
     if not verdict.passed:
         message = (
-            f"{name} gives other descriptors than FP32 in ONNX Runtime ({verdict_text(verdict)}) and is not kept: "
+            f"{name} gives other descriptors than ONNX Runtime ({verdict_text(verdict)}) and is not kept: "
             "try --fp16 or --fp32, or a lower --gate if that is good enough for you"
         )
         raise GateError(message)

@@ -154,7 +154,9 @@ def _int8(files: OnnxFiles, options: ExportOptions, report: Report) -> OnnxFiles
     else:
         calibrate_file(files.model, options.calib, path, config, say)
         judged = choose_images(options.calib, most=config.most, seed=config.seed).judge
-    return dataclasses.replace(_with(files, path), pictures=(*files.pictures, *judged))
+    measured = _measured(path, files.model)
+    unseen = [picture for picture in files.pictures if picture.resolve() not in measured]
+    return dataclasses.replace(_with(files, path), pictures=tuple(dict.fromkeys((*unseen, *judged))))
 
 
 def _is_record(source: Path) -> bool:

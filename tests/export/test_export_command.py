@@ -104,6 +104,22 @@ def test_openvino_is_proven_on_pictures_against_the_fp32_file(exported: Path, pi
     assert proof["reference_sha256"] != proof["sha256"]
 
 
+def test_pictures_that_calibration_measured_prove_nothing(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ("--int8", "--calib", pictures, "--images", pictures, "--backend", "openvino", "--gate", "0.9")
+    result = deepir_export(checkpoint, *words, "-o", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "student.int8.calib.json").read_text())
+    assert len(record["measured_on"]) == 36
+    # 12 unseen pictures, and made-up ones up to 32: too few to tell what INT8 does, so it is the program that is proven
+    said = result.output.partition("OpenVINO, CPU")[2]
+    assert "against student.int8.onnx in ONNX Runtime" in said
+    assert "of 32 pictures" in said
+    again = deepir_export(
+        tmp_path / "student.int8.onnx", "--backend", "openvino", "--images", pictures, "--gate", "0.9"
+    )
+    assert "of 32 pictures" in again.output.partition("OpenVINO, CPU")[2]
+
+
 def test_a_form_below_the_gate_exits_6_and_leaves_nothing(exported: Path, tmp_path: Path) -> None:
     model = copied(exported, tmp_path)
     result = deepir_export(model, "--backend", "openvino", "--gate", "1")
