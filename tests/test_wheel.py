@@ -124,6 +124,10 @@ def test_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
     assert "deepir/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
+def test_the_wheel_holds_the_kernel(wheel: Path) -> None:
+    assert "deepir/runtime/roi_pool.cu" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_the_wheel_holds_nothing_outside_deepir(wheel: Path) -> None:
     tops = {name.partition("/")[0].partition("-")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert tops == {"deepir"}
