@@ -20,7 +20,7 @@ from deepir.runtime.backend import BackendName, Device
 from deepir.runtime.cache import keep, keep_record, kept_record
 from deepir.runtime.choice import choose_backend, decide
 from deepir.runtime.choice_probe import Probe
-from deepir.runtime.sidecar import EngineRecord, GpuInfo, PrecisionCount, write_record
+from deepir.runtime.sidecar import EngineRecord, write_record
 
 PROVEN = "proven on 32 made-up pictures: cosine min 0.9987"
 DAY = "2026-11-21"
@@ -253,30 +253,14 @@ class FakeTensorRT:
 def write_engine(model: Path, make_card: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch) -> WriteEngine:
     """write_engine(name, **changes) puts an engine and its sidecar beside the model."""
     monkeypatch.setattr(engine_beside, "load_tensorrt", lambda _: FakeTensorRT())
-    record = EngineRecord(
+    record = dataclasses.replace(
+        EngineRecord.from_json((Path(__file__).parents[1] / "data" / "engine.json").read_text()),
         card=make_card(),
-        engine_sha256="ab" * 32,
-        engine_bytes=4,
         onnx_file=model.name,
         onnx_sha256=file_sha256(model),
-        calibration_sha256=None,
-        flavour="tensorrt",
-        tensorrt_version="10.3.0",
-        cuda_version="12.6",
-        portable="none",
-        gpu=GpuInfo("Orin", "8.7", 7620),
-        compute_capabilities=(),
-        precision=PrecisionCount(1, 0, 0, 1),
-        plugin="native",
-        batch=(1, 1, 1),
-        shapes=((32, 32),),
         gate=GateVerdict(passed=True, cosine_min=0.99, cosine_mean=0.999, agreement=1.0, images=32),
         not_run="",
-        build_seconds=1.0,
-        peak_mib=None,
-        built_at="2026-11-21T00:00:00+00:00",
-        command=(),
-        host={"os": "Linux", "arch": platform.machine()},
+        host={"arch": platform.machine()},
     )
 
     def write(name: str, **changes: Any) -> Path:

@@ -114,6 +114,12 @@ def test_a_sidecar_that_is_no_text_or_a_folder_is_refused(tmp_path: Path) -> Non
             read_record(tmp_path / name)
 
 
+def test_a_stored_description_is_read_and_written_the_same() -> None:
+    """The format that other programs read: change it only with its schema."""
+    text = (Path(__file__).parents[1] / "data" / "engine.json").read_text()
+    assert EngineRecord.from_json(text).to_json() == text
+
+
 @pytest.mark.parametrize("field", sorted(json.loads(RECORD.to_json()).keys() - {"io"}))
 def test_a_missing_field_is_refused(field: str) -> None:
     fields = json.loads(RECORD.to_json())

@@ -1,48 +1,19 @@
 """Which engines may be loaded on which machine, and what is said of the others."""
 
 import dataclasses
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deepir.card import ModelCard
 from deepir.errors import EngineError, ModelError
-from deepir.runtime.sidecar import EngineRecord, GpuInfo, PrecisionCount
+from deepir.runtime.sidecar import EngineRecord, GpuInfo
 from deepir.runtime.trt_provenance import Machine, library_name, stale_reasons, trusted_plan
-from deepir.spec import ModelSpec
 
 ORIN = GpuInfo("Orin", "8.7", 7620)
 PLAN = b"a plan"
-RECORD = EngineRecord(
-    card=ModelCard(
-        ModelSpec(backbone="test:conv", sizes=((32, 48),), mean=(0, 0, 0), std=(1, 1, 1), stride=16, channels=5, dim=5)
-    ),
-    engine_sha256=hashlib.sha256(PLAN).hexdigest(),
-    engine_bytes=len(PLAN),
-    onnx_file="shop.onnx",
-    onnx_sha256="cd" * 32,
-    calibration_sha256=None,
-    flavour="tensorrt",
-    tensorrt_version="10.3.0",
-    cuda_version=None,
-    portable="none",
-    gpu=ORIN,
-    compute_capabilities=(),
-    precision=PrecisionCount(3, 0, 0, 3),
-    plugin="native",
-    batch=(1, 4, 8),
-    shapes=((32, 48),),
-    gate=None,
-    not_run="a test",
-    build_seconds=212.0,
-    peak_mib=None,
-    built_at="2026-11-21T09:30:00+00:00",
-    command=(),
-    host={"arch": "aarch64"},
-)
+RECORD = EngineRecord.from_json((Path(__file__).parents[1] / "data" / "engine.json").read_text())
 MACHINE = Machine("10.3.0", ORIN, "aarch64")
 RTX = {"flavour": "rtx", "tensorrt_version": "1.7.1.116", "gpu": None, "compute_capabilities": ("8.6", "12.0")}
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from deepir.card import GateVerdict, ModelCard
+from deepir.card import GateVerdict
 from deepir.errors import DeepIRError, EngineError, GateError, MemoryLimitError, MissingDependency
 from deepir.runtime import trt_rebuild
-from deepir.runtime.sidecar import EngineRecord, PrecisionCount, read_record, write_record
+from deepir.runtime.sidecar import EngineRecord, read_record, write_record
 from deepir.runtime.trt_rebuild import rebuild_arguments, rebuild_engine, rebuild_hint
-from deepir.spec import ModelSpec
 
 OLD, NEW, ONNX = b"the old plan", b"the new plan", b"onnx"
 
@@ -27,30 +26,14 @@ def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-RECORD = EngineRecord(
-    card=ModelCard(
-        ModelSpec(backbone="test:conv", sizes=((32, 48),), mean=(0, 0, 0), std=(1, 1, 1), stride=16, channels=5, dim=5)
-    ),
+RECORD = dataclasses.replace(
+    EngineRecord.from_json((Path(__file__).parents[1] / "data" / "engine.json").read_text()),
     engine_sha256=sha(OLD),
     engine_bytes=len(OLD),
     onnx_file="shop.int8.onnx",
     onnx_sha256=sha(ONNX),
-    calibration_sha256=None,
-    flavour="tensorrt",
-    tensorrt_version="10.3.0",
-    cuda_version=None,
-    portable="none",
     gpu=None,
-    compute_capabilities=(),
-    precision=PrecisionCount(3, 0, 0, 3),
-    plugin="native",
-    batch=(1, 4, 8),
-    shapes=((32, 48),),
-    gate=None,
-    not_run="a test",
     build_seconds=212.4,
-    peak_mib=None,
-    built_at="2026-11-21T09:30:00+00:00",
     command=("rm", "-rf", "everything"),
     host={},
 )
