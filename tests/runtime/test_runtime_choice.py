@@ -350,7 +350,7 @@ def test_a_real_child_process_measures_and_proves(
     monkeypatch.chdir(tmp_path)
     found = choice_probe.probe(Path(model.name), "openvino", 1)
     assert found.milliseconds is not None
-    assert 0 < found.milliseconds < 1000
+    assert found.milliseconds > 0
     assert found.note.startswith("proven on 32 made-up pictures: cosine min ")
     assert list((tmp_path / "cache" / "deepir" / "openvino").glob("*.blob"))
     assert capfd.readouterr() == ("", "")
