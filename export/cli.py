@@ -16,7 +16,7 @@ from deepir.runtime.sidecar import PORTABLE
 from deepir.spec import Numerics
 
 _FILE = click.Path(path_type=Path)
-_DEFAULTS = {field.name: field.default for field in fields(ExportOptions)}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(ExportOptions)}
 
 
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_EXPORT", "show_default": True})

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from deepir.card import PixelType
 from deepir.errors import InputError, OptionError
@@ -20,7 +20,7 @@ Report = Callable[[str], None]
 Target = Literal["auto", "onnx", "openvino", "cuda", "tensorrt", "rtx", "all"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-_BUILD = {field.name: field.default for field in fields(BuildConfig)}
+_BUILD: dict[str, Any] = {field.name: field.default for field in fields(BuildConfig)}
 
 FREE = "free"
 """The word for --size that keeps height and width free."""
