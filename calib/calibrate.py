@@ -1,7 +1,7 @@
 """Calibrate a model: ranges, Q/DQ nodes, and the verdict of the gate, method after method until one passes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from deepir.calib.record import Record, read_record, record_path, write_record
 from deepir.card import GateVerdict, ModelCard
 from deepir.errors import GateError, InputError, ModelError, OptionError
 from deepir.gate import GateLimits, judge, verdict_text
+from deepir.runtime.progress import Report
 from deepir.spec import Numerics
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,21 +130,6 @@ def resize(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | N
     return _resized_part(image, spec, size or _usual_size(image, spec), box)
 
 
-def prepare_batch(images: list[Image], spec: ModelSpec, size: Size | None = None) -> Images:
-    """Several images as one network input; they must come out at one size.
-
-    Raises:
-        ShapeError: No images, or images of different aspect with `resize` longest.
-    """
-    prepared = [prepare(image, spec, size) for image in images]
-    if len({array.shape for array in prepared}) != 1:
-        message = (
-            f"a batch needs images that come out at one size, got {sorted({array.shape[2:] for array in prepared})}"
-        )
-        raise ShapeError(message)
-    return np.concatenate(prepared)
-
-
 def _usual_size(image: Image, spec: ModelSpec) -> Size:
     if spec.resize != "nearest":
         return spec.size

@@ -10,7 +10,8 @@ from typing import Any
 
 from deepir.export.engines import Made, make_engines, plan_engines
 from deepir.export.masters import OnnxFiles, check_source, find_source, write_onnx_files
-from deepir.export.options import ExportOptions, Report
+from deepir.export.options import ExportOptions
+from deepir.runtime.progress import Report
 from deepir.spec import Numerics
 
 __all__ = ["Exported", "device_command", "export", "find_source", "plan", "summary"]

@@ -15,16 +15,16 @@ from deepir.export.engine_blueprint import Blueprint, blueprint_text, draw_bluep
 from deepir.export.engine_config import BuildConfig, int8_capabilities
 from deepir.export.engine_machine import describe_host
 from deepir.export.engine_memory import killed_message
-from deepir.export.engine_names import engine_name
 from deepir.export.engine_process import run_build
-from deepir.export.engine_progress import Report, build_progress
+from deepir.export.engine_progress import build_progress
 from deepir.export.engine_request import BuildRequest, BuildResult
 from deepir.export.routes import native_form, plugin_form
 from deepir.files import file_sha256, replacing
+from deepir.runtime.progress import Report
 from deepir.runtime.sidecar import EngineRecord, write_record
 from deepir.spec import Numerics
 
-__all__ = ["BuildConfig", "Report", "build_engine", "engine_name", "engine_path", "plan_build"]
+__all__ = ["BuildConfig", "build_engine", "plan_build"]
 
 _NOT_PROVEN = "not yet compared with ONNX Runtime"
 
@@ -77,11 +77,6 @@ def build_engine(
 def plan_build(onnx: Path, out: Path, config: BuildConfig) -> str:
     """What `build_engine` would do, as lines for people; nothing is written. Raises what it would raise at once."""
     return blueprint_text(draw_blueprint(onnx, out, config, read_onnx(onnx)))
-
-
-def engine_path(onnx: Path, out: Path, config: BuildConfig) -> Path:
-    """Where `build_engine` puts the engine. Raises what it would raise at once."""
-    return draw_blueprint(onnx, out, config, read_onnx(onnx)).engine
 
 
 def _prepare(blueprint: Blueprint, proto: Any, folder: Path, report: Report) -> BuildRequest:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deepir.export.engine_process import Tick
-from deepir.runtime.progress import progress_bar
-
-Report = Callable[[str], None]
+from deepir.runtime.progress import Report, progress_bar
 
 _PARTS = 1000
 _BEAT_SECONDS = 10.0

@@ -13,18 +13,18 @@ from deepir.errors import GateError, MissingDependency
 from deepir.export.engine import BuildConfig, build_engine, plan_build
 from deepir.export.engine_names import engine_name
 from deepir.export.masters import OnnxFiles
-from deepir.export.options import ExportOptions, Report
+from deepir.export.options import ExportOptions
 from deepir.files import file_sha256, write_text
 from deepir.gate import verdict_text
 from deepir.image import read_image
 from deepir.optional import need
 from deepir.runtime.backend import Backend
-from deepir.runtime.cuda import open_cuda
 from deepir.runtime.intel_cpu import OpenVinoBackend
 from deepir.runtime.ort import OnnxBackend
+from deepir.runtime.progress import Report
 from deepir.runtime.self_check import PROOF_PICTURES, proof_inputs, prove_backend
 from deepir.runtime.sidecar import sidecar_path, write_record
-from deepir.runtime.tensorrt_library import Flavour, load_tensorrt
+from deepir.runtime.tensorrt_library import Flavour
 from deepir.runtime.trt import TensorRTBackend
 
 _MOST_PICTURES = 64
@@ -79,10 +79,6 @@ def _make(program: str, files: OnnxFiles, options: ExportOptions, report: Report
     flavour = _FLAVOURS.get(program)
     if flavour is None:
         return _prove_onnx(program, files, options, report)
-    load_tensorrt(flavour)
-    if flavour is Flavour.TENSORRT:
-        # without a GPU it cannot build, and says so only after minutes
-        open_cuda().close()
     return _build(flavour, files, options, report, command)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from deepir.calib.onnx_file import write_onnx
 from deepir.distill.checkpoint import Model, load_model
 from deepir.export.graph import build_onnx
-from deepir.export.options import ExportOptions, Report
+from deepir.export.options import ExportOptions
 from deepir.export.verify import FP32_TOLERANCE, prove
+from deepir.runtime.progress import Report
 from deepir.spec import ModelSpec
 
 

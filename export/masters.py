@@ -12,9 +12,10 @@ from deepir.calib.record import read_record, record_path
 from deepir.card import ModelCard
 from deepir.datasets import read_picture_paths
 from deepir.errors import InputError, ModelError, OptionError
-from deepir.export.options import ExportOptions, Report
+from deepir.export.options import ExportOptions
 from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, prove_against
+from deepir.runtime.progress import Report
 from deepir.spec import Numerics
 
 _SUFFIXES = (".safetensors", ".onnx")

@@ -1,7 +1,6 @@
 """What deepir-export was asked for, checked once."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,9 +12,6 @@ from deepir.export.engine_profiles import Batch
 from deepir.gate import GateLimits
 from deepir.runtime.sidecar import Portable
 from deepir.spec import Numerics, Size, parse_size
-
-Report = Callable[[str], None]
-"""Takes lines for people."""
 
 Target = Literal["auto", "onnx", "openvino", "cuda", "tensorrt", "rtx", "all"]
 TARGETS: tuple[Target, ...] = get_args(Target)

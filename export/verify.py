@@ -14,15 +14,14 @@ from deepir.errors import GateError
 from deepir.image import Image, read_image
 from deepir.inputs import InputGroup, model_inputs
 from deepir.optional import need
-from deepir.spec import ModelSpec, Size
+from deepir.runtime.self_check import made_up_pictures
 
 if TYPE_CHECKING:
     from deepir.distill.checkpoint import Model
 
 _LARGEST_PROOF = 32
-_PATTERNS = 8
+_MADE_UP = 8
 _BATCH = 8
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Proof:
 
 
 def prove(proto: Any, model: "Model", paths: Sequence[Path], tolerance: Tolerance) -> Proof:
-    """Compare an ONNX model with the torch model on pictures, or on made-up patterns when there are none.
+    """Compare an ONNX model with the torch model on pictures, or on made-up ones when there are none.
 
     Raises:
         GateError: They differ by more than the tolerance, a batch differs from its pictures one by one, or the graph
@@ -74,10 +73,10 @@ def _compare(
     proto: Any, expect: Callable[[Sequence[Image]], Descriptors], paths: Sequence[Path], tolerance: Tolerance
 ) -> Proof:
     runner = _Runner(proto)
-    images = [read_image(path) for path in paths[:_LARGEST_PROOF]] or _patterns(runner.card.spec)
+    images = [read_image(path) for path in paths[:_LARGEST_PROOF]] or made_up_pictures(runner.card.spec, _MADE_UP)
     groups = _groups(images, runner.card)
     found, expected = runner.describe(groups), expect(images)
-    words = f"{len(images)} {'pictures' if paths else 'made-up patterns (give --images for real pictures)'}"
+    words = f"{len(images)} {'pictures' if paths else 'made-up pictures (give --images for real ones)'}"
     proof = Proof(_difference(found, expected), float(np.sum(found * expected, axis=1).min()), words)
     largest = max(groups, key=lambda group: len(group.rows))
     single = [_one_of(largest, place, runner.card) for place in (0, -1)]
@@ -130,23 +129,3 @@ def _one_of(group: InputGroup, place: int, card: ModelCard) -> InputGroup:
     count = len(card.spec.resolutions)
     arrays = [array[row : row + 1] if number < count else array for number, array in enumerate(group.arrays)]
     return InputGroup([group.rows[row]], tuple(arrays))
-
-
-def _patterns(spec: ModelSpec) -> list[Image]:
-    """Random blocks of colour, so that there is something at every scale, of each size that pictures can come at."""
-    generator = np.random.default_rng(_SEED)
-    coarse = generator.integers(0, 256, (_PATTERNS, 16, 16, 3), dtype=np.uint8)
-    sizes = _pattern_sizes(spec)
-    return [_enlarged(pattern, sizes[number % len(sizes)]) for number, pattern in enumerate(coarse)]
-
-
-def _pattern_sizes(spec: ModelSpec) -> Sequence[Size]:
-    height, width = spec.size
-    if spec.resize == "longest":
-        return [(height, width), (height * 3 // 4, width), (height, width * 2 // 3)]
-    return spec.sizes if spec.resize == "nearest" else [spec.size]
-
-
-def _enlarged(pattern: Image, size: Size) -> Image:
-    rows, columns = (np.arange(side) * len(pattern) // side for side in size)
-    return np.ascontiguousarray(pattern[rows][:, columns])

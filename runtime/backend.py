@@ -16,8 +16,9 @@ from deepir.runtime.choice import choose_backend
 from deepir.runtime.engine_beside import ENGINE_SUFFIXES
 from deepir.runtime.intel_cpu import OpenVinoBackend
 from deepir.runtime.ort import OnnxBackend
+from deepir.runtime.progress import Report
 from deepir.runtime.trt import TensorRTBackend
-from deepir.runtime.trt_rebuild import REBUILDS, Rebuild, Report
+from deepir.runtime.trt_rebuild import REBUILDS, Rebuild
 
 Device = Literal["auto", "cpu", "cuda"]
 

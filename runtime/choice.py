@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,10 @@ from deepir.runtime import choice_probe
 from deepir.runtime.cache import cache_folder, cache_key, keep_record, kept_record, machine_name
 from deepir.runtime.choice_probe import Probe, read_probe
 from deepir.runtime.engine_beside import ENGINE_SUFFIXES, find_engine
+from deepir.runtime.progress import Report
 
 if TYPE_CHECKING:
     from deepir.runtime.backend import BackendName, Device
-
-Report = Callable[[str], None]
 
 _SCHEMA = "deepir.choice/1"
 _PACKAGES = ("deepir", "openvino", "onnxruntime", "onnxruntime-gpu")

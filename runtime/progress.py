@@ -14,6 +14,9 @@ _IN_A_LOG = 10.0
 
 Advance = Callable[[int], None]
 
+Report = Callable[[str], None]
+"""Takes lines for people."""
+
 
 class StatusLine:
     """One line, rewritten once a second on a terminal; a plain line every ten seconds in a log."""

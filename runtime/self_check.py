@@ -98,11 +98,13 @@ def milliseconds_each(run: Callable[[], object]) -> float:
 
 
 def _sizes(spec: ModelSpec) -> list[Size]:
-    """The sizes of the made-up pictures: every alternative, and upright and lying ones where the aspect is kept."""
+    """The sizes of the made-up pictures: every alternative; square, upright and lying where the aspect is kept."""
     if spec.resize == "nearest":
         return list(spec.sizes)
     height, width = spec.size
-    return [(height, width * 3 // 4), (height * 3 // 4, width)] if spec.resize == "longest" else [(height, width)]
+    if spec.resize == "longest":
+        return [(height, width), (height, width * 3 // 4), (height * 3 // 4, width)]
+    return [(height, width)]
 
 
 def _scene(generator: np.random.Generator, size: Size) -> NDArray[np.float32]:

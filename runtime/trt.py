@@ -14,12 +14,13 @@ from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import DeepIRError, EngineError, ModelError
 from deepir.runtime.cuda import Cuda, open_cuda
+from deepir.runtime.progress import Report
 from deepir.runtime.roi_plugin import register_plugin
 from deepir.runtime.run_checks import check_arrays, check_descriptors
 from deepir.runtime.sidecar import EngineRecord, GpuInfo, read_record
 from deepir.runtime.tensorrt_library import Flavour, load_tensorrt, make_logger, tensorrt_version
 from deepir.runtime.trt_provenance import Machine, library_name, stale_reasons, trusted_plan
-from deepir.runtime.trt_rebuild import Rebuild, Report, rebuild_engine, rebuild_hint
+from deepir.runtime.trt_rebuild import Rebuild, rebuild_engine, rebuild_hint
 from deepir.runtime.trt_session import EngineSession, Loaded, last_words
 from deepir.runtime.trt_shapes import check_tensors
 

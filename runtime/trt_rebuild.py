@@ -9,16 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 from deepir.errors import DeepIRError, EngineError, GateError, MemoryLimitError, MissingDependency
 from deepir.files import file_sha256
+from deepir.runtime.progress import Report
 from deepir.runtime.sidecar import EngineRecord, read_record, sidecar_path
-
-Report = Callable[[str], None]
 
 Rebuild = Literal["auto", "never", "always"]
 """Build an engine again before it is loaded: when it does not fit this machine, never, or each time."""

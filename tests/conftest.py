@@ -1,5 +1,11 @@
 """What several rooms test with: pictures of a few made-up things, and a small trained-by-hand model."""
 
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -113,3 +119,100 @@ def staged_trunk() -> Callable[[int], Trunk]:
         return wrap_module("three", ThreeMaps(count))
 
     return build
+
+
+TENSORRT_WHEELS = {
+    "10.3": "tensorrt-cu12-bindings==10.3.0",
+    "10.16": "tensorrt-cu12-bindings==10.16.1.11",
+    "11.4": "tensorrt-cu13-bindings==11.4.0.106",
+}
+
+TENSORRT_STUB = r"""
+// What the Python module of TensorRT needs from its libraries in order to be imported; nothing can be built with it.
+#include <cstdlib>
+static int registered;
+// every function of the registry counts the call and says yes
+struct FakeRegistry
+{
+#define YES(n) virtual bool function##n(void*, char const*) { ++registered; return true; }
+    YES(0) YES(1) YES(2) YES(3) YES(4) YES(5) YES(6) YES(7) YES(8) YES(9) YES(10) YES(11) YES(12) YES(13) YES(14)
+    YES(15) YES(16) YES(17) YES(18) YES(19) YES(20) YES(21) YES(22) YES(23) YES(24) YES(25) YES(26) YES(27) YES(28)
+};
+static FakeRegistry registry;
+extern "C" {
+int fake_registrations() { return registered; }
+void* getPluginRegistry() { return std::getenv("FAKE_REGISTRY") ? &registry : nullptr; }
+#define NOTHING(name) void* name() { return nullptr; }
+NOTHING(getBuilderPluginRegistry)
+NOTHING(createInferBuilder_INTERNAL)
+NOTHING(createInferRefitter_INTERNAL)
+NOTHING(createInferRuntime_INTERNAL)
+NOTHING(createNvOnnxParser_INTERNAL)
+NOTHING(createNvOnnxParserRefitter_INTERNAL)
+NOTHING(getNvOnnxParserVersion)
+NOTHING(initLibNvInferPlugins)
+}
+"""
+
+
+def download_tensorrt_bindings(version: str, folder: Path) -> Path:
+    """The real Python module of a TensorRT, importable as tensorrt; skips where the package index cannot be reached."""
+    words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    try:
+        done = subprocess.run(
+            [*words, TENSORRT_WHEELS[version]], capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the package index does not answer: no {TENSORRT_WHEELS[version]}")
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        pytest.skip(f"cannot download {TENSORRT_WHEELS[version]}: {done.stderr.strip().splitlines()[-1:]}")
+    zipfile.ZipFile(wheels[0]).extractall(folder / "packages")
+    module = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
+    (folder / "packages" / "tensorrt.py").write_text(module, encoding="utf-8")
+    return folder / "packages"
+
+
+def build_tensorrt_stubs(major: str, folder: Path) -> Path:
+    """Libraries with the names that TensorRT's module wants and nothing inside; skips without a C++ compiler."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to build stub libraries of TensorRT")
+    if folder.is_dir():
+        return folder
+    folder.mkdir()
+    (folder / "stub.cpp").write_text(TENSORRT_STUB, encoding="utf-8")
+    library = folder / f"libnvinfer.so.{major}"
+    words = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "stub.cpp", "-o", str(library)]
+    subprocess.run(words, cwd=folder, check=True)
+    for name in ("nvinfer_plugin", "nvonnxparser"):
+        # one library under three names is loaded once, so that there is one counter
+        (folder / f"lib{name}.so.{major}").symlink_to(library)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tensorrt_bindings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """tensorrt_bindings("10.3") gives the variables of a process that imports the real module over stub libraries.
+
+    Also "10.16" and "11.4"; with FAKE_REGISTRY set there is a plugin registry that accepts everything.
+    """
+
+    @functools.cache
+    def packages(version: str, folder: Path) -> Path | str:
+        # an index that does not answer is asked once, not by every test
+        try:
+            return download_tensorrt_bindings(version, folder)
+        except pytest.skip.Exception as reason:
+            return str(reason)
+
+    root = tmp_path_factory.mktemp("tensorrt")
+
+    def variables(version: str) -> dict[str, str]:
+        found = packages(version, root / version)
+        if isinstance(found, str):
+            pytest.skip(found)
+        stubs = build_tensorrt_stubs(version.partition(".")[0], root / version / "stubs")
+        return {**os.environ, "PYTHONPATH": str(found), "LD_LIBRARY_PATH": str(stubs)}
+
+    return variables

@@ -3,11 +3,7 @@
 import importlib
 import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +22,6 @@ from deepir.export.precision import to_fp16
 from deepir.runtime.sidecar import GpuInfo
 
 FAKE_FOLDER = Path(__file__).with_name("fake_tensorrt")
-BINDINGS = {"10.3.0": "cu12", "10.16.1.11": "cu12", "11.4.0.106": "cu13"}
-_LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
-_SYMBOLS = (
-    *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL"),
-    *("createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getBuilderPluginRegistry"),
-    *("getNvOnnxParserVersion", "getPluginRegistry", "initLibNvInferPlugins"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -81,44 +70,3 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     gpu = Gpu(GpuInfo("Fake Orin", "8.7", 7620), "12.6")
     monkeypatch.setattr(engine_blueprint, "this_gpu", lambda: gpu)
     return FakeTensorRT(monkeypatch, folder)
-
-
-@pytest.fixture(scope="session")
-def tensorrt_bindings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
-    """tensorrt_bindings("10.3.0") gives the environment in which `import tensorrt_bindings` is NVIDIA's own module.
-
-    Its libraries are stubs, so it has every name and builds nothing (tensorrt.md 3.6).
-    """
-    if platform.machine() != "x86_64" or not sys.platform.startswith("linux") or shutil.which("gcc") is None:
-        pytest.skip("needs gcc, and Linux on x86-64, for which the bindings' wheels are made")
-    made: dict[str, dict[str, str]] = {}
-
-    def environment(version: str) -> dict[str, str]:
-        if version not in made:
-            folder = tmp_path_factory.mktemp(f"tensorrt-{version}")
-            _unpack_bindings(version, folder)
-            _compile_stubs(version.partition(".")[0], folder)
-            made[version] = {**os.environ, "PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(folder)}
-        return made[version]
-
-    return environment
-
-
-def _unpack_bindings(version: str, folder: Path) -> None:
-    package = f"tensorrt-{BINDINGS[version]}-bindings=={version}"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-    done = subprocess.run([*command, package], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"cannot download {package}: {done.stderr.strip().splitlines()[-1]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder)
-
-
-def _compile_stubs(major: str, folder: Path) -> None:
-    source = folder / "stub.c"
-    source.write_text("\n".join(f"void *{name}(void) {{ return 0; }}" for name in _SYMBOLS))
-    for name in _LIBRARIES:
-        library = f"lib{name}.so.{major}"
-        subprocess.run(
-            ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", folder / library, source], check=True
-        )

@@ -20,7 +20,7 @@ from deepir.errors import (
     OptionError,
 )
 from deepir.export import engine, engine_blueprint
-from deepir.export.engine import BuildConfig, build_engine, engine_path, plan_build
+from deepir.export.engine import BuildConfig, build_engine, plan_build
 from deepir.export.engine_config import int8_capabilities
 from deepir.export.engine_machine import HostMemory
 from deepir.export.engine_request import BuildResult
@@ -64,7 +64,8 @@ def test_the_convolutions_come_out_in_the_precision_of_the_file(
     onnx_files: dict[str, Path], tmp_path: Path, numerics: str, count: PrecisionCount
 ) -> None:
     said = built(onnx_files[numerics], tmp_path)
-    record = read_record(engine_path(onnx_files[numerics], tmp_path, RTX))
+    (engine,) = tmp_path.glob("*.engine")
+    record = read_record(engine)
     assert record.precision == count
     assert record.card.numerics.value == numerics
     assert f"3 convolutions: {count.int8} INT8, {count.fp16} FP16, {count.fp32} FP32" in said

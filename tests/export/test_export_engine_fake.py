@@ -10,7 +10,7 @@ import pytest
 from deepir.calib.onnx_file import read_onnx, write_onnx
 from deepir.errors import EngineError, GateError, MissingDependency, OptionError
 from deepir.export import engine_blueprint
-from deepir.export.engine import BuildConfig, build_engine, engine_path, plan_build
+from deepir.export.engine import BuildConfig, build_engine, plan_build
 from deepir.export.engine_machine import Gpu
 from deepir.export.engine_timing import TimingCache
 from deepir.runtime.roi_plugin import plugin_problem
@@ -69,7 +69,7 @@ def test_the_sidecar_names_this_tensorrt_gpu_and_cuda(
 ) -> None:
     fake_tensorrt.use(version)
     built(onnx_files["int8"], tmp_path)
-    engine = engine_path(onnx_files["int8"], tmp_path, CONFIG)
+    (engine,) = tmp_path.glob("*.engine")
     record = read_record(engine)
     assert engine.name == f"tiny.int8.trt{'.'.join(version.split('.')[:2])}-sm87.engine"
     assert (record.tensorrt_version, record.cuda_version) == (version, "12.6")

@@ -48,7 +48,7 @@ def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
 def test_the_proof_passes_with_patterns_and_with_pictures(
     models: dict[str, Model], protos: dict[str, onnx.ModelProto], pictures: Path, form: str
 ) -> None:
-    assert "8 made-up patterns" in str(prove(protos[form], models[form], [], FP32_TOLERANCE))
+    assert "8 made-up pictures" in str(prove(protos[form], models[form], [], FP32_TOLERANCE))
     assert "32 pictures" in str(prove(protos[form], models[form], list_images(pictures), FP32_TOLERANCE))
     proof = prove_against(to_fp16(protos[form]), protos[form], list_images(pictures)[:3], FP16_TOLERANCE)
     assert "on 3 pictures" in str(proof)

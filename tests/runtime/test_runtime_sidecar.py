@@ -140,7 +140,7 @@ def test_a_missing_field_is_refused(field: str) -> None:
         ("onnx_file", ".."),
         ("flavour", "openvino"),
         ("portable", "all"),
-        ("plugin", "/tmp/plugin.so"),
+        ("plugin", "plugin.so"),
         ("batch", [1, 2]),
         ("batch", [4, 2, 8]),
         ("batch", [0, 1, 1]),
