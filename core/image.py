@@ -127,7 +127,7 @@ def resize(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | N
         ShapeError: Not an RGB uint8 image, or nothing of it lies in the box.
     """
     check_image(image)
-    return _resized_part(image, spec, size or _usual_size(image, spec), box)
+    return _resized_part(image, spec, size, box)
 
 
 def _usual_size(image: Image, spec: ModelSpec) -> Size:
@@ -137,10 +137,11 @@ def _usual_size(image: Image, spec: ModelSpec) -> Size:
     return min(spec.sizes, key=lambda size: abs(math.log(size[1] / size[0]) - aspect))
 
 
-def _resized_part(image: Image, spec: ModelSpec, size: Size, box: Box | None) -> Image:
+def _resized_part(image: Image, spec: ModelSpec, size: Size | None, box: Box | None) -> Image:
     if spec.resize != "longest":
         part = image if box is None else image[_window(box, image.shape[:2], 1.0)]
-        return _resize(part, spec, size)
+        return _resize(part, spec, size or _usual_size(part, spec))
+    size = size or spec.size
     whole = _resize(image, spec, _longest(image, size))
     return whole if box is None else whole[_window(box, whole.shape[:2], _ratio(image, size))]
 

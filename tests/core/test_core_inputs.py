@@ -52,6 +52,11 @@ def test_nearest_takes_the_size_of_the_nearest_aspect(height: int, width: int, e
     assert resize(picture(height, width), spec(sizes=SIZES, resize="nearest")).shape[:2] == SIZES[expected]
 
 
+def test_of_a_part_of_a_picture_the_part_decides_which_size_is_nearest() -> None:
+    standing_part = (10.0, 0.0, 30.0, 40.0)
+    assert resize(picture(48, 64), spec(sizes=SIZES, resize="nearest"), box=standing_part).shape[:2] == (96, 64)
+
+
 def test_pictures_of_different_aspect_run_in_groups_with_windows_of_their_own() -> None:
     card = ModelCard(spec(sizes=SIZES, resize="nearest"), strides=(16,))
     groups = model_inputs([picture(48, 64), picture(64, 48), picture(60, 90)], card)
