@@ -252,3 +252,82 @@ def test_prepare_leaves_the_picture_as_it_was() -> None:
 def test_prepare_refuses_what_is_no_image() -> None:
     with pytest.raises(ShapeError, match="float32"):
         prepare(PICTURE.astype(np.float32), spec())
+
+
+CAFFE_RGB = (123.68000031, 116.77899933, 103.93900299)
+CAFFE = {"mean": tuple(value / 255 for value in CAFFE_RGB), "std": (1 / 255,) * 3, "interpolation": "bilinear"}
+
+
+@pytest.mark.parametrize("mean", [CAFFE_RGB, (123.68, 116.779, 103.939), (0.0, 128.0, 255.0)])
+def test_a_caffe_mean_is_subtracted_from_every_value_to_the_last_bit(mean: tuple[float, float, float]) -> None:
+    every_value: Image = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
+    caffe = spec(mean=tuple(value / 255 for value in mean), std=(1 / 255,) * 3)
+    expected = every_value.astype(np.float32) - np.array(mean, dtype=np.float32)
+    np.testing.assert_array_equal(prepare(every_value, caffe, (16, 16)), expected.transpose(2, 0, 1)[None])
+
+
+def test_rgb_prepared_and_turned_over_is_what_a_bgr_network_was_given() -> None:
+    prepared = prepare(PICTURE, spec(**CAFFE, resize="longest"), (96, 96))
+    bgr = cv2.resize(np.ascontiguousarray(PICTURE[:, :, ::-1]), (96, 72))
+    expected = bgr.astype(np.float32) - np.array(CAFFE_RGB[::-1], dtype=np.float32)
+    np.testing.assert_array_equal(prepared[:, ::-1], expected.transpose(2, 0, 1)[None])
+
+
+def cut(image: Image, box: tuple[float, ...], side: int) -> np.ndarray:
+    """The crop of a query as the original does it: resize by the ratio, then cut rounded indices."""
+    ratio = side / max(image.shape[:2])
+    resized = cv2.resize(image, (round(image.shape[1] * ratio), round(image.shape[0] * ratio)))
+    left, top, right, bottom = np.round(np.array(box) * ratio).astype(np.int32)
+    return resized[top:bottom, left:right]
+
+
+@pytest.mark.parametrize("side", [32, 64, 100])
+@pytest.mark.parametrize("box", [(0, 0, 64, 48), (3.4, 5.6, 40.2, 33.3), (10, 20, 63.9, 47.9), (5, 5, 9, 30)])
+def test_a_query_is_cut_out_of_the_resized_picture_and_not_resized_again(
+    box: tuple[float, float, float, float], side: int
+) -> None:
+    longest = spec(**CAFFE, resize="longest")
+    expected = cut(PICTURE, box, side).astype(np.float32) - np.array(CAFFE_RGB, dtype=np.float32)
+    np.testing.assert_array_equal(prepare(PICTURE, longest, (side, side), box), expected.transpose(2, 0, 1)[None])
+
+
+def test_indices_of_a_box_are_rounded_half_to_even_and_its_end_is_exclusive() -> None:
+    # 64 pixels become 32: 5 / 2 is 2.5 and becomes 2, 7 / 2 is 3.5 and becomes 4
+    longest = spec(resize="longest")
+    whole = prepare(PICTURE, longest, (32, 32))
+    np.testing.assert_array_equal(prepare(PICTURE, longest, (32, 32), (5, 7, 41, 43)), whole[:, :, 4:22, 2:20])
+
+
+def test_a_box_as_large_as_the_picture_changes_nothing() -> None:
+    for resize in ("longest", "stretch"):
+        model = spec(resize=resize)
+        np.testing.assert_array_equal(prepare(PICTURE, model, box=(0, 0, 64, 48)), prepare(PICTURE, model))
+
+
+def test_stretch_resizes_the_part_in_the_box() -> None:
+    stretched = prepare(PICTURE, spec(), (64, 96), (9.5, 2.5, 50.4, 41.2))
+    np.testing.assert_array_equal(stretched, prepare(PICTURE[2:41, 10:50], spec(), (64, 96)))
+
+
+@pytest.mark.parametrize("resize", ["longest", "stretch"])
+def test_what_sticks_out_of_the_picture_is_cut_off(resize: str) -> None:
+    model = spec(resize=resize)
+    inside = prepare(PICTURE, model, (64, 64), (0, 10, 64, 48))
+    np.testing.assert_array_equal(prepare(PICTURE, model, (64, 64), (-8, 10, 1e300, 99)), inside)
+
+
+@pytest.mark.parametrize("resize", ["longest", "stretch"])
+@pytest.mark.parametrize(
+    "box", [(5, 5, 5, 9), (9, 5, 5, 9), (70, 5, 90, 9), (5, -9, 9, -2), (5.1, 5.1, 5.2, 9), (-5, -5, -1, -1)]
+)
+def test_a_box_without_a_pixel_of_the_picture_is_refused_with_both(
+    box: tuple[float, float, float, float], resize: str
+) -> None:
+    with pytest.raises(ShapeError, match=r"nothing of the picture, 64 x 48 pixels, lies in the box \("):
+        prepare(PICTURE, spec(resize=resize), (64, 64), box)
+
+
+@pytest.mark.parametrize("box", [(0, 0, np.nan, 5), (0, 0, np.inf, 5), (0, 0, 5)])
+def test_a_box_that_is_not_four_finite_numbers_is_refused(box: tuple[float, ...]) -> None:
+    with pytest.raises(ShapeError, match="a box needs four finite numbers"):
+        prepare(PICTURE, spec(resize="longest"), (64, 64), box)
