@@ -19,16 +19,17 @@ from export_ways import Network, PoolShape, pool_path
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deepir.calib.derive import plain_int8
 from deepir.calib.onnx_file import open_session, read_card, write_card, write_onnx
-from deepir.calib.quantise import int8_share, place, quantise
-from deepir.calib.ranges import measure_ranges
+from deepir.calib.quantise import int8_share
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import load_model, new_model, save_model
 from deepir.export.dynamic_pool import dynamic_pool_function
 from deepir.export.engine import BuildConfig, build_engine
 from deepir.export.graph import build_onnx
-from deepir.export.pool_graph import DOMAIN, OPSET, POOL_OPERATOR, pool_function
+from deepir.export.pool_graph import DOMAIN, OPSET, pool_function
 from deepir.export.routes import native_form
+from deepir.graph_names import POOL_OPERATOR
 from deepir.image import list_images, read_image
 from deepir.pooling import roi_max_pool
 from deepir.runtime.openvino_model import compile_file, compiled_path
@@ -67,8 +68,7 @@ def write_int8(master: Path, photos: Path | None, out: Path) -> tuple[float, flo
     inputs = list(proof_inputs(card, pictures))[:CALIBRATED_WITH]
     batches = [dict(zip(card.inputs(), arrays, strict=True)) for arrays in inputs]
     started = time.perf_counter()
-    placement = place(proto)
-    quantised = quantise(proto, placement, measure_ranges(proto, placement.tensors, lambda: batches))
+    quantised = plain_int8(proto, lambda: batches)
     seconds = time.perf_counter() - started
     write_card(quantised, replace(card, numerics=Numerics.INT8))
     write_onnx(quantised, out)

@@ -20,21 +20,21 @@ import click
 import torch
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
-from deepir.calib.images import CalibrationSet
-from deepir.calib.onnx_file import write_onnx
+from deepir.calib.images import CalibrationSet, ChosenImages
+from deepir.calib.onnx_file import describe, write_onnx
 from deepir.datasets import RetrievalSet, read_retrieval_sets, read_training_images
+from deepir.distill.align import align_head
 from deepir.distill.backbone import Trunk, wrap_module
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
-from deepir.distill.student import DistilConfig, align_head, distil, training_views
+from deepir.distill.student import DistilConfig, distil, training_views
 from deepir.distill.targets import teacher_targets
 from deepir.distill.whitening import WhitenConfig, whiten
 from deepir.errors import InputError, reports_errors
 from deepir.export.evaluate import Subject, evaluate, open_subject, subject_of_model
 from deepir.export.graph import build_onnx
 from deepir.export.verify import FP32_TOLERANCE, prove
-from deepir.gate import verdict_text
 from deepir.image import read_image
 from deepir.runtime import DescriptorIndex, Extractor
 
@@ -116,12 +116,10 @@ def exported(student: Model, photos: Photos, out: Path) -> tuple[Path, Path]:
     fp32, int8 = out / "student.onnx", out / "student.int8.onnx"
     write_onnx(proto, fp32)
     proto, card = read_fp32(fp32)
-    images = CalibrationSet(
-        tuple(photos.train[1::2]),
-        tuple(photos.train[::4]),
-    )
-    result = calibrate(proto, card, images, CalibrationConfig(), _say)
-    _say(f"INT8 by {result.method}: {verdict_text(result.verdict)}")
+    images = CalibrationSet(tuple(photos.train[1::2]), tuple(photos.train[::4]))
+    chosen = ChosenImages(images, describe(proto, card, images.judge))
+    # one INT8 file in any case, so that its scores show what INT8 costs
+    result = calibrate(proto, card, chosen, CalibrationConfig(keep=0), _say)
     write_onnx(result.proto, int8)
     return fp32, int8
 

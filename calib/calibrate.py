@@ -1,21 +1,33 @@
-"""Calibrate a model: ranges, Q/DQ nodes, and the verdict of the gate, method after method until one passes."""
+"""Calibrate a model: pictures chosen, a recipe found, the INT8 file judged; FP16 where INT8 loses too much."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from deepir.calib.images import RECOMMENDED, CalibrationSet, choose_images
-from deepir.calib.onnx_file import describe, prepared, read_card, read_onnx, write_card, write_onnx
-from deepir.calib.quantise import int8_share, place, quantise
-from deepir.calib.ranges import METHODS, Ranges, measure_ranges
-from deepir.calib.record import Record, read_record, record_path, write_record
+from deepir.calib.derive import derive
+from deepir.calib.gate import judge_file, passed
+from deepir.calib.images import CalibrationSet, ChosenImages, choose_images
+from deepir.calib.keep import Keep
+from deepir.calib.modelopt import quantise_modelopt
+from deepir.calib.onnx_file import Describer, prepared, read_card, read_onnx, write_card, write_onnx
+from deepir.calib.precision import to_fp16
+from deepir.calib.quantise import int8_share
+from deepir.calib.ranges import METHODS
+from deepir.calib.recipe import Recipe
+from deepir.calib.record import BlockDamage, Record, Trial, read_record, record_path, write_record
+from deepir.calib.search import RecipeSearch
+from deepir.calib.sources import read_sources
 from deepir.card import GateVerdict, ModelCard
 from deepir.errors import GateError, InputError, ModelError, OptionError
-from deepir.gate import GateLimits, judge, verdict_text
+from deepir.gate import GateLimits, verdict_text
 from deepir.runtime.progress import Report
 from deepir.spec import Numerics
+
+Quantiser = Literal["deepir", "modelopt"]
+
+QUANTISERS: tuple[Quantiser, ...] = get_args(Quantiser)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,79 +35,115 @@ class CalibrationConfig:
     """How a model is calibrated.
 
     Attributes:
-        method: `auto` tries METHODS in order and keeps the first that passes, else the best.
+        method: How ranges are chosen; `auto` takes what is nearest to FP32 on some of the measured pictures.
+        keep: What stays FP16: None asks the gate, and may end in an FP16 file; 0 is INT8 whatever the gate says.
         most: Pictures used, at most; `seed` says which.
-        strict: Write nothing when the gate fails.
+        gate_images: Judged on these instead of a quarter of the others.
+        strict: Write nothing when no INT8 file passes the gate.
+        quantiser: Who places the Q/DQ nodes.
     """
 
     method: str = "auto"
+    keep: Keep = None
     limits: GateLimits = field(default_factory=GateLimits)
     most: int = 500
     seed: int = 0
+    gate_images: tuple[Path, ...] = ()
     strict: bool = False
+    quantiser: Quantiser = "deepir"
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
             message = f"the calibration method must be auto or one of {', '.join(METHODS)}, got {self.method!r}"
             raise OptionError(message)
+        if isinstance(self.keep, int) and self.keep < 0:
+            message = f"--keep-fp16 takes a number of blocks, 0 or more, got {self.keep}"
+            raise OptionError(message)
+        if self.quantiser not in QUANTISERS:
+            message = f"the quantiser must be one of {', '.join(QUANTISERS)}, got {self.quantiser!r}"
+            raise OptionError(message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """An INT8 model with the ranges it was made from and its verdict."""
+    """What a calibration came to.
+
+    Attributes:
+        proto: The INT8 model, or the FP16 one where no INT8 model passed.
+        numerics: Which of the two.
+        recipe: Of the best INT8 model.
+        verdicts: On `proto`, one for each program.
+        images: The pictures used.
+        trials, damage, saturation: As in `deepir.calib.record.Record`.
+    """
 
     proto: Any
-    method: str
-    ranges: Ranges
-    verdict: GateVerdict
+    numerics: Numerics
+    recipe: Recipe
+    verdicts: tuple[GateVerdict, ...]
+    images: CalibrationSet
+    trials: tuple[Trial, ...] = ()
+    damage: tuple[BlockDamage, ...] = ()
+    saturation: dict[str, float] = field(default_factory=dict)
 
 
 def calibrate_file(
-    model: Path, folders: Sequence[Path], out: Path, config: CalibrationConfig, report: Report
-) -> Calibrated:
-    """Write the INT8 form of an FP32 file, and the record of it as `OUT.calib.json`.
+    model: Path, sources: Sequence[Path], out: Path, config: CalibrationConfig, report: Report
+) -> tuple[Path, Calibrated]:
+    """Write the INT8 form of an FP32 file, and the record of it as `OUT.calib.json`; gives what was written.
+
+    Where no INT8 form passes the gate the file is FP16, and its name says so: `model.fp16.onnx` for `model.int8.onnx`.
+
+    Args:
+        model: An FP32 file of deepir.
+        sources: Pictures, see `deepir.calib.images.choose_images`.
+        out: The INT8 file.
+        config: How it is calibrated.
+        report: Is told what happens.
 
     Raises:
-        InputError: Too few pictures, or one that cannot be read.
+        InputError: Too few pictures, or too many that cannot be read.
         ModelError: Not an FP32 file of deepir.
-        GateError: The gate failed and the config is strict.
+        GateError: No INT8 file passes and the config is strict.
+        OptionError: The config names blocks that the model does not have.
     """
     proto, card = read_fp32(model)
-    images = choose_images(folders, most=config.most, seed=config.seed)
-    report(f"INT8: ranges from {len(images.measure)} pictures, judged on {len(images.judge)} others")
-    if len(images.measure) + len(images.judge) < RECOMMENDED:
-        report(f"warning: fewer than {RECOMMENDED} pictures make the ranges uncertain")
-    result = calibrate(proto, card, images, config, report)
-    if not result.verdict.passed:
-        message = f"INT8 changes the descriptors too much: {verdict_text(result.verdict)}; try more varied pictures"
-        if config.strict:
-            raise GateError(message)
-        report(f"warning: {message}; the verdict is stored in the file")
-    report(f"{int8_share(result.proto):.0%} of the convolutions are INT8")
-    write_onnx(result.proto, out)
-    write_record(record_path(out), Record(model, result.method, result.ranges, result.verdict, images))
-    return result
+    chosen = _chosen_images(proto, card, sources, config, report)
+    report(f"INT8: ranges from {len(chosen.images.measure)} pictures, judged on {len(chosen.images.judge)} others")
+    result = calibrate(proto, card, chosen, config, report)
+    path = out if result.numerics is Numerics.INT8 else fp16_path(out)
+    if path != out:
+        older = f"; {out} is of an earlier calibration, delete it" if out.exists() else ""
+        report(f"warning: no INT8 form passes the gate: {path} computes in FP16{older}")
+    elif not passed(result.verdicts):
+        report("warning: INT8 changes the descriptors too much; the verdict is stored in the file")
+    if result.numerics is Numerics.INT8:
+        report(f"{int8_share(result.proto):.0%} of the convolutions are INT8")
+    write_onnx(result.proto, path)
+    write_record(record_path(path), _record(model, result, config.quantiser))
+    return path, result
 
 
-def apply_record(model: Path, record: Path, out: Path, report: Report) -> tuple[Path, ...]:
-    """Write the INT8 form of an FP32 file from the ranges of an earlier calibration; gives the pictures that judged it.
+def apply_record(model: Path, record: Path, out: Path, report: Report) -> tuple[Path, tuple[Path, ...]]:
+    """Write the file that an earlier calibration came to, from its record; gives it and the pictures that judged it.
 
     Raises:
-        InputError: The record is damaged, or was made of another file.
+        InputError: The record is damaged, was made of another file, or of a library whose files cannot be derived.
         ModelError: Not an FP32 file of deepir.
     """
     proto, card = read_fp32(model)
     found = read_record(record, model)
-    placement = place(proto)
-    if set(found.ranges) != set(placement.tensors):
-        message = f"{record} has ranges for other tensors than {model}: calibrate again, with --calib and a folder"
+    if found.quantiser != "deepir":
+        message = f"{record} is of {found.quantiser}, whose file cannot be made again: use the INT8 file itself"
         raise InputError(message)
-    quantised = quantise(proto, placement, found.ranges)
-    write_card(quantised, dataclasses.replace(card, numerics=Numerics.INT8, gate=found.verdict))
-    report(f"INT8: ranges of {record}; {verdict_text(found.verdict)}")
-    write_onnx(quantised, out)
-    write_record(record_path(out), found)
-    return tuple(path for path in found.images.judge if path.is_file())
+    path = out if found.numerics is Numerics.INT8 else fp16_path(out)
+    made = derive(proto, found.recipe) if found.numerics is Numerics.INT8 else to_fp16(proto)
+    write_card(made, dataclasses.replace(card, numerics=found.numerics, gates=found.verdicts))
+    for verdict in found.verdicts:
+        report(f"ranges of {record}; {verdict.program}: {verdict_text(verdict)}")
+    write_onnx(made, path)
+    write_record(record_path(path), found)
+    return path, tuple(image for image in found.images.judge if image.is_file())
 
 
 def read_fp32(path: Path) -> tuple[Any, ModelCard]:
@@ -113,29 +161,83 @@ def read_fp32(path: Path) -> tuple[Any, ModelCard]:
 
 
 def calibrate(
-    proto: Any,
-    card: ModelCard,
-    images: CalibrationSet,
-    config: CalibrationConfig,
-    report: Report = lambda _: None,
+    proto: Any, card: ModelCard, chosen: ChosenImages, config: CalibrationConfig, report: Report = lambda _: None
 ) -> Calibrated:
-    """Quantise a model and judge it; see `CalibrationConfig` for which method wins.
+    """Quantise a model and judge it; see `CalibrationConfig` for what wins.
 
     Raises:
         InputError: A picture that cannot be read.
         ModelError: No convolutions, or values that are not finite.
+        GateError: No INT8 model passes and the config is strict.
+        OptionError: The config names blocks that the model does not have.
     """
-    placement = place(proto)
-    reference_nd = describe(proto, card, images.judge)
-    tried: list[Calibrated] = []
-    for method in METHODS if config.method == "auto" else (config.method,):
-        ranges = measure_ranges(proto, placement.tensors, lambda: prepared(images.measure, card), METHODS[method])
-        quantised = quantise(proto, placement, ranges)
-        verdict = judge(reference_nd, describe(quantised, card, images.judge), config.limits)
-        report(f"{method}: {verdict_text(verdict)}")
-        tried.append(Calibrated(quantised, method, ranges, verdict))
-        if verdict.passed:
-            break
-    best = max(tried, key=lambda result: (result.verdict.passed, result.verdict.cosine_mean))
-    write_card(best.proto, dataclasses.replace(card, numerics=Numerics.INT8, gate=best.verdict))
-    return best
+    int8_card = dataclasses.replace(card, numerics=Numerics.INT8)
+    search = RecipeSearch(proto, card, chosen.images, chosen.judge_nd, report)
+    if config.quantiser == "modelopt":
+        recipe = Recipe(method="modelopt", ranges={})
+        made = quantise_modelopt(proto, card, list(prepared(chosen.images.measure, card)))
+        verdicts = judge_file(made, int8_card, chosen.images, chosen.judge_nd, config.limits, report)
+    else:
+        recipe = search.best(METHODS if config.method == "auto" else (config.method,))
+        if config.keep is not None:
+            recipe = search.kept(recipe, config.keep)
+        found = search.judged(recipe, config.limits)
+        if config.keep is None and not passed(found.verdicts):
+            found = search.rescued(recipe, config.limits) or found
+        recipe, made, verdicts = found.recipe, found.proto, found.verdicts
+    numerics = Numerics.INT8
+    if not passed(verdicts):
+        _refuse_if_strict(verdicts, config)
+        if config.keep is None:
+            numerics, made = Numerics.FP16, to_fp16(proto)
+            half_card = dataclasses.replace(card, numerics=Numerics.FP16)
+            verdicts = judge_file(made, half_card, chosen.images, chosen.judge_nd, config.limits, report)
+    write_card(made, dataclasses.replace(card, numerics=numerics, gates=verdicts))
+    return Calibrated(
+        proto=made,
+        numerics=numerics,
+        recipe=recipe,
+        verdicts=verdicts,
+        images=chosen.images,
+        trials=tuple(search.trials),
+        damage=search.damage,
+        saturation=search.saturation,
+    )
+
+
+def fp16_path(out: Path) -> Path:
+    """Where the FP16 file goes when no INT8 file passes: `model.fp16.onnx` for `model.int8.onnx`."""
+    return out.with_name(out.name.removesuffix(".onnx").removesuffix(".int8") + ".fp16.onnx")
+
+
+def _chosen_images(
+    proto: Any, card: ModelCard, sources: Sequence[Path], config: CalibrationConfig, report: Report
+) -> ChosenImages:
+    describe_paths = Describer(proto, card)
+    chosen = choose_images(sources, describe_paths, most=config.most, seed=config.seed, spec=card.spec, report=report)
+    if not config.gate_images:
+        return chosen
+    judges = read_sources(config.gate_images)
+    apart = {path.resolve() for path in judges}
+    images = dataclasses.replace(
+        chosen.images,
+        measure=tuple(path for path in (*chosen.images.measure, *chosen.images.judge) if path.resolve() not in apart),
+        judge=tuple(judges),
+        labels={path: label for path, label in judges.items() if label is not None},
+    )
+    return ChosenImages(images, describe_paths(images.judge))
+
+
+def _refuse_if_strict(verdicts: Sequence[GateVerdict], config: CalibrationConfig) -> None:
+    if config.strict:
+        worst = next(verdict for verdict in verdicts if not verdict.passed)
+        message = (
+            f"INT8 changes the descriptors too much: {worst.program}: {verdict_text(worst)}; give more varied "
+            "pictures, a lower --gate, or leave --strict out to get what passes"
+        )
+        raise GateError(message)
+
+
+def _record(model: Path, result: Calibrated, quantiser: str) -> Record:
+    shared = {item.name: getattr(result, item.name) for item in dataclasses.fields(Calibrated) if item.name != "proto"}
+    return Record(model=model, quantiser=quantiser, **shared)

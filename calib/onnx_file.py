@@ -92,9 +92,24 @@ def describe(proto: Any, card: ModelCard, paths: Sequence[Path]) -> Descriptors:
     Raises:
         InputError: A picture that cannot be read.
     """
-    session = open_session(proto)
-    batches = [_join_groups(session, groups) for groups in _groups(paths, card)]
-    return np.concatenate(batches) if batches else np.empty((0, card.spec.dim), dtype=np.float32)
+    return Describer(proto, card)(paths)
+
+
+class Describer:
+    """Describes pictures as `describe` does, again and again, with one session."""
+
+    def __init__(self, proto: Any, card: ModelCard) -> None:
+        self._session = open_session(proto)
+        self._card = card
+
+    def __call__(self, paths: Sequence[Path]) -> Descriptors:
+        """Descriptors of pictures: (N, D), in order.
+
+        Raises:
+            InputError: A picture that cannot be read.
+        """
+        batches = [_join_groups(self._session, groups) for groups in _groups(paths, self._card)]
+        return np.concatenate(batches) if batches else np.empty((0, self._card.spec.dim), dtype=np.float32)
 
 
 def prepared(paths: Sequence[Path], card: ModelCard) -> Iterator[Feeds]:

@@ -4,6 +4,7 @@ Activations are symmetric per tensor, weights symmetric per output channel and s
 Quantised are the inputs of convolutions and the skip input of residual sums; pooling and head stay in float.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,29 +30,35 @@ class Placement:
         return list(self.uses)
 
 
-def place(proto: Any) -> Placement:
-    """Find the activations to quantise.
+def place(proto: Any, keep: Collection[str] = ()) -> Placement:
+    """Find the activations to quantise: the inputs of convolutions and the skip inputs of residual sums.
+
+    Args:
+        proto: The FP32 onnx.ModelProto.
+        keep: Names of convolutions that stay in float, and so does what only they read.
 
     Raises:
-        ModelError: A graph without convolutions.
+        ModelError: A graph without convolutions, or one in which all of them stay in float.
     """
     nodes = list(proto.graph.node)
-    producer = {output: number for number, node in enumerate(nodes) for output in node.output}
+    depths = _depths(nodes)
     uses: dict[str, list[tuple[int, int]]] = {}
+    quantised = False
     for number, node in enumerate(nodes):
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and node.name not in keep:
             uses.setdefault(node.input[0], []).append((number, 0))
-        elif node.op_type == "Add" and all(name in producer for name in node.input):
-            skip = _skip_input(nodes, producer, node)
+            quantised = True
+        elif node.op_type == "Add" and all(name in depths for name in node.input):
+            skip = _skip_input(depths, node)
             uses.setdefault(node.input[skip], []).append((number, skip))
-    if not any(nodes[number].op_type == "Conv" for places in uses.values() for number, _ in places):
-        message = "this model has no convolutions to quantise"
+    if not quantised:
+        message = "this model has no convolutions to quantise" + (", all of them are kept in float" if keep else "")
         raise ModelError(message)
     return Placement(uses)
 
 
 def quantise(proto: Any, placement: Placement, ranges: Ranges) -> Any:
-    """A copy of the model with Q/DQ nodes on `placement` and int8 weights in every convolution."""
+    """A copy of the model with Q/DQ nodes on `placement` and int8 weights in every convolution that it names."""
     onnx = need("onnx")
     quantised = onnx.ModelProto()
     quantised.CopyFrom(proto)
@@ -59,13 +66,15 @@ def quantise(proto: Any, placement: Placement, ranges: Ranges) -> Any:
     for tensor, places in placement.uses.items():
         for number, position in places:
             graph.node[number].input[position] = _dequantised(tensor)
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    read = [number for places in placement.uses.values() for number, _ in places]
+    convolutions = [graph.node[number] for number in sorted(read) if graph.node[number].op_type == "Conv"]
     added = [node for tensor in placement.tensors for node in _activation_pair(graph, tensor, ranges[tensor])]
     # the resolutions of one graph share their weights, which are quantised once
     weights = {name: _dequantised(name) for name in dict.fromkeys(node.input[1] for node in convolutions)}
     added += [_weight_dequantiser(graph, name) for name in weights]
     for node in convolutions:
         node.input[1] = weights[node.input[1]]
+    _drop_unread(graph, weights)
     nodes = _sorted([*graph.node, *added], [value.name for value in [*graph.input, *graph.initializer]])
     del graph.node[:]
     graph.node.extend(nodes)
@@ -81,25 +90,22 @@ def int8_share(proto: Any) -> float:
     return sum(set(node.input[:2]) <= dequantised for node in convolutions) / max(len(convolutions), 1)
 
 
-def _skip_input(nodes: list[Any], producer: dict[str, int], add: Any) -> int:
-    """Which input of a residual sum is the skip: the one whose maker comes first.
+def _skip_input(depths: dict[str, int], add: Any) -> int:
+    """Which input of a residual sum is the skip: the one with fewer convolutions above it.
 
-    The other one, the main branch, stays as it is, so that convolution, sum and activation fuse in TensorRT.
+    The other one, the main branch, stays as it is, so that convolution, sum and activation fuse in TensorRT. A
+    projection shortcut may be made after the main branch, but it is fed from further up.
     """
-    makers = [producer[name] for name in add.input]
-    # a projection shortcut is made after the main branch began, but it is fed from further up
-    depths = [_depth(nodes, producer, maker) for maker in makers]
-    return 0 if depths[0] < depths[1] else 1
+    return 0 if depths[add.input[0]] < depths[add.input[1]] else 1
 
 
-def _depth(nodes: list[Any], producer: dict[str, int], number: int) -> int:
-    """How many convolutions lie between a node and the input, on the longest way."""
-    depths: dict[int, int] = {}
-    for position in range(number + 1):
-        node = nodes[position]
-        above = [depths[producer[name]] for name in node.input if name in producer]
-        depths[position] = max(above, default=0) + (node.op_type == "Conv")
-    return depths[number]
+def _depths(nodes: list[Any]) -> dict[str, int]:
+    """By tensor, how many convolutions lie between it and the input, on the longest way."""
+    depths: dict[str, int] = {}
+    for node in nodes:
+        above = [depths[name] for name in node.input if name in depths]
+        depths.update(dict.fromkeys(node.output, max(above, default=0) + (node.op_type == "Conv")))
+    return depths
 
 
 def _activation_pair(graph: Any, tensor: str, largest: float) -> list[Any]:
@@ -120,7 +126,6 @@ def _weight_dequantiser(graph: Any, name: str) -> Any:
     # a dead channel has no range of its own: without a floor its scale would be 0
     scales = np.maximum(np.abs(weights).reshape(len(weights), -1).max(axis=1) / _LARGEST_CODE, _SMALLEST_SCALE)
     codes = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1))).astype(np.int8)
-    del graph.initializer[number]
     inputs = [
         _constant(graph, f"{name}/codes", codes),
         _constant(graph, f"{name}/scale", scales.astype(np.float32)),
@@ -128,6 +133,14 @@ def _weight_dequantiser(graph: Any, name: str) -> Any:
     ]
     output = _dequantised(name)
     return onnx.helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=0)
+
+
+def _drop_unread(graph: Any, weights: Collection[str]) -> None:
+    """Take out the float weights that no node reads any more; what a kept convolution shares is still read."""
+    read = {name for node in graph.node for name in node.input}
+    constants = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in weights]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
 
 
 def _dequantised(name: str) -> str:

@@ -1,29 +1,76 @@
-"""The record of a calibration, OUT.calib.json: everything from which the INT8 file can be derived again."""
+"""The record of a calibration, OUT.calib.json: the recipe of the INT8 file, how it was judged, and on what."""
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deepir.calib.images import CalibrationSet
-from deepir.calib.ranges import Ranges
+from deepir.calib.recipe import Channels, Recipe
 from deepir.card import GateVerdict
 from deepir.errors import InputError
 from deepir.files import file_sha256, write_text
+from deepir.spec import Numerics
 
-_SCHEMA = "deepir.calib/1"
+_SCHEMA = "deepir.calib/2"
 
 
 @dataclass(frozen=True, slots=True)
+class BlockDamage:
+    """What a block of the trunk costs.
+
+    Attributes:
+        block: Its name.
+        convolutions: The names of its convolutions.
+        damage: How much nearer to FP32 descriptors come, in the mean cosine, when this block alone stays FP16.
+    """
+
+    block: str
+    convolutions: tuple[str, ...]
+    damage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A recipe that was tried on calibration pictures before the gate saw one.
+
+    Attributes:
+        recipe: The method in words: "max", "max, equalised", "max, 3 convolutions FP16".
+        cosine_min, cosine_mean: Similarity with FP32.
+    """
+
+    recipe: str
+    cosine_min: float
+    cosine_mean: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Ranges, the method and the FP32 file they came from, the verdict, and the pictures of both."""
+    """Everything that is known of an INT8 file.
+
+    Attributes:
+        model: The FP32 file that it was made from.
+        quantiser: `deepir`, or the library that placed the nodes; only files of `deepir` can be derived again.
+        recipe: From which the INT8 file is derived.
+        numerics: Of the file; FP16 where no INT8 file passed the gate.
+        verdicts: Of the gate, one for each program.
+        images: The pictures that were measured and those that judged.
+        trials: What was tried, in order.
+        damage: By block, the worst first; empty where it was not measured.
+        saturation: The share of each quantised tensor's values, 0..1, that lie beyond its range.
+    """
 
     model: Path
-    method: str
-    ranges: Ranges
-    verdict: GateVerdict
+    recipe: Recipe
+    verdicts: tuple[GateVerdict, ...]
     images: CalibrationSet
+    numerics: Numerics = Numerics.INT8
+    quantiser: str = "deepir"
+    trials: tuple[Trial, ...] = ()
+    damage: tuple[BlockDamage, ...] = ()
+    saturation: Mapping[str, float] = field(default_factory=dict)
 
 
 def record_path(int8_file: Path) -> Path:
@@ -37,11 +84,17 @@ def write_record(path: Path, record: Record) -> None:
         "schema": _SCHEMA,
         "model": record.model.name,
         "model_sha256": file_sha256(record.model),
-        "method": record.method,
-        "ranges": record.ranges,
-        "verdict": asdict(record.verdict),
+        "numerics": record.numerics.value,
+        "quantiser": record.quantiser,
+        "recipe": asdict(record.recipe),
+        "verdicts": [asdict(verdict) for verdict in record.verdicts],
+        "trials": [asdict(trial) for trial in record.trials],
+        "damage": [asdict(damage) for damage in record.damage],
+        "saturation": dict(record.saturation),
+        "pictures": dict(record.images.counts),
         "measured_on": _hashes(record.images.measure),
         "judged_on": _hashes(record.images.judge),
+        "labels": {str(path): label for path, label in record.images.labels.items()},
     }
     write_text(path, json.dumps(fields, indent=1))
 
@@ -57,9 +110,22 @@ def read_record(path: Path, model: Path) -> Record:
         if fields["schema"] != _SCHEMA:
             message = f"schema {fields['schema']!r}, expected {_SCHEMA}"
             raise ValueError(message)
-        ranges = {str(name): _range(value) for name, value in fields["ranges"].items()}
-        images = CalibrationSet(tuple(map(Path, fields["measured_on"])), tuple(map(Path, fields["judged_on"])))
-        record = Record(model, str(fields["method"]), ranges, GateVerdict(**fields["verdict"]), images)
+        record = Record(
+            model=model,
+            numerics=Numerics(fields["numerics"]),
+            quantiser=str(fields["quantiser"]),
+            recipe=_recipe(fields["recipe"]),
+            verdicts=tuple(GateVerdict(**verdict) for verdict in fields["verdicts"]),
+            trials=tuple(Trial(**trial) for trial in fields["trials"]),
+            damage=tuple(_damage(**damage) for damage in fields["damage"]),
+            saturation={str(name): _share(value) for name, value in fields["saturation"].items()},
+            images=CalibrationSet(
+                measure=tuple(map(Path, fields["measured_on"])),
+                judge=tuple(map(Path, fields["judged_on"])),
+                labels={Path(name): str(label) for name, label in fields["labels"].items()},
+                counts={str(name): int(count) for name, count in fields["pictures"].items()},
+            ),
+        )
         made_of = (fields["model"], fields["model_sha256"])
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
@@ -76,10 +142,42 @@ def read_record(path: Path, model: Path) -> Record:
     return record
 
 
+def _recipe(fields: dict[str, Any]) -> Recipe:
+    return Recipe(
+        method=str(fields["method"]),
+        ranges={str(name): _range(value) for name, value in fields["ranges"].items()},
+        factors=_channels(fields["factors"]),
+        biases=_channels(fields["biases"]),
+        kept=tuple(map(str, fields["kept"])),
+    )
+
+
+def _damage(*, block: str, convolutions: list[str], damage: float) -> BlockDamage:
+    return BlockDamage(str(block), tuple(map(str, convolutions)), _finite(damage))
+
+
+def _channels(values: dict[str, list[float]]) -> Channels:
+    return {str(name): [_finite(value) for value in channels] for name, channels in values.items()}
+
+
+def _share(value: Any) -> float:
+    if not 0 <= _finite(value) <= 1:
+        message = f"a share of {value}"
+        raise ValueError(message)
+    return float(value)
+
+
 def _range(value: Any) -> float:
-    number = float(value)
-    if not (math.isfinite(number) and number >= 0):
+    if _finite(value) < 0:
         message = f"a range of {value}"
+        raise ValueError(message)
+    return float(value)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        message = f"a value of {value}"
         raise ValueError(message)
     return number
 

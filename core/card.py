@@ -1,6 +1,7 @@
 """The model card: what an ONNX file says of itself in its metadata."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,7 +24,10 @@ REGIONS_INPUT = "rois"
 OUTPUT_NAME = "descriptors"
 """float32 (N, D), each row of length 1."""
 
-_SCHEMA = "deepir.model/1"
+ONNX_RUNTIME = "ONNX Runtime"
+
+_SCHEMA = "deepir.model/2"
+_FIRST_SCHEMA = "deepir.model/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,10 @@ class GateVerdict:
         cosine_min, cosine_mean: Similarity of the two descriptors of each picture.
         agreement: Share of pictures whose nearest neighbour is the same.
         images: How many pictures were compared.
+        program: What ran the file, for example "ONNX Runtime".
+        map_loss, recall_loss: What FP32 has more of mean average precision and of recall@1, -1..1; None where fewer
+            than two pictures have a label.
+        queries: How many of the pictures have a label that another one shares.
     """
 
     passed: bool
@@ -42,6 +50,16 @@ class GateVerdict:
     cosine_mean: float
     agreement: float
     images: int
+    program: str = ONNX_RUNTIME
+    map_loss: float | None = None
+    recall_loss: float | None = None
+    queries: int = 0
+
+    def __post_init__(self) -> None:
+        figures = (self.cosine_min, self.cosine_mean, self.agreement, self.map_loss or 0.0, self.recall_loss or 0.0)
+        if not (isinstance(self.passed, bool) and all(math.isfinite(figure) for figure in figures)):
+            message = f"a verdict of passed={self.passed!r} with the figures {figures}"
+            raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,7 @@ class ModelCard:
     """The model's description, how this file computes and what it takes, and the verdict of its gate if one was held.
 
     Attributes:
+        gates: The verdicts on an INT8 file, one for each program that ran it.
         pixels: `float32` for prepared pictures (N, 3, H, W); `uint8` for resized ones (N, H, W, 3), RGB, which the
             file normalises itself.
         strides: Where height and width are free, the pixels for each cell of each map that is pooled, the middle
@@ -57,9 +76,14 @@ class ModelCard:
 
     spec: ModelSpec
     numerics: Numerics = Numerics.FP32
-    gate: GateVerdict | None = None
+    gates: tuple[GateVerdict, ...] = ()
     pixels: PixelType = "float32"
     strides: tuple[int, ...] = ()
+
+    @property
+    def gate(self) -> GateVerdict | None:
+        """The verdict that decides: the first that failed, else the first; None where no gate was held."""
+        return next((verdict for verdict in self.gates if not verdict.passed), next(iter(self.gates), None))
 
     @property
     def free_size(self) -> bool:
@@ -79,14 +103,14 @@ class ModelCard:
 
     def to_json(self) -> str:
         """JSON for metadata_props."""
-        gate = None if self.gate is None else {name: getattr(self.gate, name) for name in GateVerdict.__slots__}
+        gates = [{name: getattr(verdict, name) for name in GateVerdict.__slots__} for verdict in self.gates]
         return json.dumps(
             {
                 "schema": _SCHEMA,
                 "fingerprint": self.spec.fingerprint,
                 "numerics": self.numerics.value,
                 "spec": json.loads(self.spec.to_json()),
-                "gate": gate,
+                "gates": gates,
                 "pixels": self.pixels,
                 "strides": self.strides,
             },
@@ -103,15 +127,17 @@ class ModelCard:
         try:
             fields = json.loads(text)
             spec = ModelSpec.from_json(json.dumps(fields["spec"]))
-            gate = None if fields["gate"] is None else GateVerdict(**fields["gate"])
+            # files of the first schema have one verdict or none
+            gates = [fields["gate"]] if fields["schema"] == _FIRST_SCHEMA else fields["gates"]
+            verdicts = tuple(GateVerdict(**verdict) for verdict in gates if verdict is not None)
             # files written before there was a choice take prepared pictures of a fixed size
             pixels, strides = fields.get("pixels", "float32"), tuple(fields.get("strides", ()))
             if pixels not in PIXEL_TYPES or not all(type(stride) is int and stride > 0 for stride in strides):
                 message = f"pixels {pixels!r}, strides {strides}"
                 raise ValueError(message)
-            card = cls(spec, Numerics(fields["numerics"]), gate, pixels, strides)
-            stated = (fields["schema"], fields["fingerprint"])
-        except (KeyError, TypeError, ValueError, SpecError) as error:
+            card = cls(spec, Numerics(fields["numerics"]), verdicts, pixels, strides)
+            stated = (fields["schema"].replace(_FIRST_SCHEMA, _SCHEMA), fields["fingerprint"])
+        except (AttributeError, KeyError, TypeError, ValueError, SpecError) as error:
             message = f"the model's card cannot be read ({error}): export the model again"
             raise ModelError(message) from error
         if stated != (_SCHEMA, spec.fingerprint):

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from deepir.card import INPUT_NAME, OUTPUT_NAME, ModelCard
 from deepir.export.graph_nodes import GraphNodes
 from deepir.export.head_graph import HeadGraph
-from deepir.export.input_graph import PREPARED_NAME, normalising_constants, normalising_nodes
+from deepir.export.input_graph import normalising_constants, normalising_nodes
 from deepir.export.pool_graph import DOMAIN
+from deepir.graph_names import PREPARED_NAME
 from deepir.optional import need
 
 

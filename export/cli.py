@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deepir.calib.keep import parse_keep
 from deepir.card import PIXEL_TYPES
 from deepir.errors import OptionError, reports_errors
 from deepir.export.engine_config import POOLS
@@ -33,9 +34,18 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Expor
 @click.option(
     "--input", "pixels", type=click.Choice(PIXEL_TYPES), default=_DEFAULTS["pixels"], help="What the file takes."
 )
-@click.option("--calib", type=_FILE, multiple=True, help="Folder of pictures to calibrate with, or a .calib.json.")
+@click.option(
+    "--calib", type=_FILE, multiple=True, help="Pictures to calibrate with (folder, .txt, .csv), or a .calib.json."
+)
 @click.option("--images", type=_FILE, multiple=True, help="Folder of pictures to prove with; repeatable.")
 @click.option("--method", default=_DEFAULTS["method"], help="How INT8 ranges are chosen, see deepir-calib --help.")
+@click.option(
+    "--keep-fp16",
+    "keep",
+    default="auto",
+    metavar="auto|N|NAMES",
+    help="What of INT8 stays FP16, see deepir-calib --help.",
+)
 @click.option("--gate", type=float, help=f"Least mean cosine with FP32.  [default: {GateLimits().cosine_mean}]")
 @click.option("--strict", is_flag=True, help="Write no INT8 file and exit 6 when its gate fails.")
 @click.option(
@@ -103,6 +113,7 @@ def _options(out: Path, given: dict[str, Any]) -> ExportOptions:
         free=free,
         batch=parse_batch(given.pop("batch")),
         limits=GateLimits() if gate is None else GateLimits.around(gate),
+        keep=parse_keep(given.pop("keep")),
         **given,
     )
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from deepir.export.pool_graph import POOL_OPERATOR, FunctionBody
+from deepir.export.pool_graph import FunctionBody
+from deepir.graph_names import POOL_OPERATOR
 from deepir.optional import need
 
 _LOWEST = float(np.finfo(np.float32).min)

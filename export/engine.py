@@ -116,11 +116,14 @@ def _check(blueprint: Blueprint, result: BuildResult, report: Report) -> None:
     if not count.convolutions:
         report("TensorRT does not tell the precision of its convolutions: INT8 is not confirmed")
         return
-    share, least = count.int8 / count.convolutions, blueprint.config.least_int8_share
+    # a file without any INT8 has no such decision behind it: what it says of itself is wrong
+    decided, share = blueprint.int8_share or 1.0, count.int8 / count.convolutions
+    least = blueprint.config.least_int8_share * decided
     if share < least:
+        kept = "" if decided == 1 else f" (of the {decided:.0%} that calibration left INT8)"
         message = (
-            f"only {count.int8} of {count.convolutions} convolutions ({share:.0%}) came out INT8 and {least:.0%} must: "
-            "the engine is not kept; build it from the FP16 file, or calibrate again with deepir-calib"
+            f"only {count.int8} of {count.convolutions} convolutions ({share:.0%}) came out INT8 and {least:.0%} must"
+            f"{kept}: the engine is not kept; build it from the FP16 file, or calibrate again with deepir-calib"
         )
         raise GateError(message)
 

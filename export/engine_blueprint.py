@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from deepir.calib.onnx_file import read_card
+from deepir.calib.quantise import int8_share
 from deepir.card import ModelCard
 from deepir.errors import EngineError, InputError, MissingDependency
 from deepir.export.engine_config import DEFAULT_CAPABILITIES, BuildConfig, capability_number
@@ -39,6 +40,7 @@ class Blueprint:
         plugin: Whether the pooling is done by our plugin.
         weak: Whether TensorRT chooses the precision of each layer, as INT8 on 10.x wants it.
         capabilities: TensorRT-RTX's, the lowest first.
+        int8_share: Share of the file's convolutions, 0..1, that are INT8; calibration may keep some in FP16.
         notes: Remarks for people.
     """
 
@@ -54,6 +56,7 @@ class Blueprint:
     weak: bool
     profiles: Profiles
     capabilities: tuple[str, ...]
+    int8_share: float
     timing: TimingCache | None
     notes: tuple[str, ...]
 
@@ -125,6 +128,7 @@ def draw_blueprint(onnx: Path, out: Path, config: BuildConfig, proto: Any) -> Bl
         weak=card.numerics is Numerics.INT8 and is_weak(trt),
         profiles=profiles,
         capabilities=_capabilities(config, gpu),
+        int8_share=int8_share(proto),
         timing=_timing(config, gpu, version),
         notes=tuple(note for note in (remark, needs.warning, _speed_note(config)) if note),
     )

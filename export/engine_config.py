@@ -32,7 +32,7 @@ class BuildConfig:
         batch: Smallest, usual and largest number of pictures at once.
         workspace_mib: What TensorRT may take beside weights and maps, in MiB; None chooses by the free memory.
         portable: What else than this machine may run the engine; each costs speed.
-        least_int8_share: Share of the convolutions, 0..1, that must come out INT8 when the file is INT8.
+        least_int8_share: How much, 0..1, of what is INT8 in an INT8 file must come out INT8.
         compute_capabilities: Of TensorRT-RTX; empty takes this machine's GPU, or `DEFAULT_CAPABILITIES` without one.
         timing_cache: Keep what TensorRT measures for the next build on this device.
     """

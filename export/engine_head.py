@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from deepir.export.pool_graph import DOMAIN, MEAN_OPERATOR, POOL_OPERATOR
+from deepir.export.pool_graph import DOMAIN, MEAN_OPERATOR
+from deepir.graph_names import POOL_OPERATOR
 
 _POWERS = ("Pow", "Max")
 

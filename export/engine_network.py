@@ -81,7 +81,7 @@ class PlanBuilder:
         Its kernel list tells of the lowest capability of a build, so each other one is built for alone.
         """
         request = self._request
-        first, missing = count_in_log(self._log.lines), dropped(self._log.lines, request.convolutions)
+        first, missing = self._count(), dropped(self._log.lines, request.convolutions)
         lowest = request.compute_capabilities[0]
         asked = int8_capabilities(request.compute_capabilities) if request.int8 else []
         counts = [first if one == lowest else self._count_alone(one) for one in asked or [lowest]]
@@ -95,7 +95,10 @@ class PlanBuilder:
     def _count_alone(self, capability: str) -> PrecisionCount:
         self._target([capability])
         self.build(lambda _share: None)
-        return count_in_log(self._log.lines)
+        return self._count()
+
+    def _count(self) -> PrecisionCount:
+        return count_in_log(self._log.lines, self._request.convolutions)
 
     def _parse(self) -> None:
         # the parser must live as long as the network: it owns the weights

@@ -11,6 +11,9 @@ from deepir.runtime.sidecar import PrecisionCount
 _KERNELS = "Layers:"
 """How the message of TensorRT-RTX begins that lists every kernel, when its log is verbose (tensorrt.md 3.4)."""
 
+_TYPE = re.compile(r"Datatype: (\w+)")
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+
 # longest words first: "i8i8_i8i32_f32" is INT8, "f16f16_f32" is FP16
 _WORDS = (("int8", r"int8|i8i8|imma"), ("fp16", r"half|fp16|f16|h16|hmma"), ("fp32", r"float|fp32|tf32|f32|sgemm"))
 
@@ -31,16 +34,26 @@ def count_in_layers(information: str) -> PrecisionCount:
     return _counted(_precision(_texts_of(layer)) for layer in described if _is_convolution(layer))
 
 
-def count_in_log(lines: Iterable[tuple[str, str]]) -> PrecisionCount:
-    """Count the convolutions in the kernel list of TensorRT-RTX; the last list of several."""
-    kernels = _kernel_list(lines)
-    convolutions = [kernel for kernel in kernels if "LayerType: correlation" in kernel]
-    return _counted(_precision(re.findall(r"Datatype: (\w+)", kernel)[:1]) for kernel in convolutions)
+def count_in_log(lines: Iterable[tuple[str, str]], names: Iterable[str] = ()) -> PrecisionCount:
+    """Count the convolutions in the kernel list of TensorRT-RTX; the last list of several.
+
+    Args:
+        lines: Severity and message.
+        names: The file's convolutions; one that is compiled together with what follows it is known by its name only.
+    """
+    known, precisions = set(names), []
+    for kernel in _kernel_list(lines):
+        if "LayerType: correlation" in kernel:
+            precisions.append(_precision(_TYPE.findall(kernel)[:1]))
+        elif "LayerType: runtime_fusion" in kernel and known & set(_NODE.findall(kernel)):
+            # its inputs may be anything, but the weights come first among the constants
+            precisions.append(_precision(_TYPE.findall(kernel.partition("Constants: ")[2])[:1]))
+    return _counted(precisions)
 
 
 def dropped(lines: Iterable[tuple[str, str]], names: Iterable[str]) -> list[str]:
     """Those of the ONNX nodes that no kernel of TensorRT-RTX's list says it computes."""
-    computed = {name for kernel in _kernel_list(lines) for name in re.findall(r"\[ONNX Layer: ([^\]]*)\]", kernel)}
+    computed = {name for kernel in _kernel_list(lines) for name in _NODE.findall(kernel)}
     return [name for name in names if name not in computed]
 
 

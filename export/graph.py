@@ -6,9 +6,10 @@ A model of several resolutions is one graph too: the nodes are repeated for each
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from deepir.calib.onnx_check import check
 from deepir.calib.onnx_file import write_card
 from deepir.card import OUTPUT_NAME, ModelCard, PixelType
-from deepir.errors import ModelError, OptionError
+from deepir.errors import OptionError
 from deepir.export.assembly import GraphAssembly
 from deepir.export.free_trunk import free_trunk_graph
 from deepir.export.head_graph import HeadGraph, MapRegions, last_nodes
@@ -62,20 +63,6 @@ def build_onnx(model: "Model", *, pixels: PixelType = "float32", free_size: bool
     write_card(proto, card)
     check(proto)
     return proto
-
-
-def check(proto: Any) -> None:
-    """Run ONNX's checker.
-
-    Raises:
-        ModelError: With the checker's first line.
-    """
-    checker = need("onnx.checker")
-    try:
-        checker.check_model(proto, full_check=True)
-    except (checker.ValidationError, need("onnx.shape_inference").InferenceError) as error:
-        message = f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}"
-        raise ModelError(message) from error
 
 
 def _is_free(spec: ModelSpec, wish: bool | None) -> bool:

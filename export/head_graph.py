@@ -10,6 +10,7 @@ from deepir.card import REGIONS_INPUT
 from deepir.export.dynamic_pool import dynamic_pool_function
 from deepir.export.graph_nodes import GraphNodes, as_array
 from deepir.export.pool_graph import DOMAIN, operator_name, pool_function
+from deepir.graph_names import MAP_NAME
 from deepir.pooling import GEM_FLOOR
 from deepir.regions import Windows
 from deepir.spec import Size
@@ -17,9 +18,6 @@ from deepir.spec import Size
 if TYPE_CHECKING:
     from deepir.distill.fusion import Branch
     from deepir.distill.network import RMacNetwork
-
-MAP_NAME = "map"
-"""The trunk's last map; middle maps are called map_0, map_1, ..."""
 
 REGIONS_NAME = "regions"
 """The tensor (N, R, C) between the pooling of the last map and the head; regions_0, ... of the middle maps."""

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepir.card import REGIONS_INPUT, ModelCard
+from deepir.graph_names import PREPARED_NAME
 from deepir.image import pixel_scale
 from deepir.optional import need
-
-PREPARED_NAME = "prepared"
-"""The tensor (N, 3, H, W) that is what `deepir.image.prepare` gives, where the graph takes uint8 pixels."""
 
 _SCALE, _SHIFT = "pixel_scale", "pixel_shift"
 

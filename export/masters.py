@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepir.calib.calibrate import CalibrationConfig, apply_record, calibrate_file, read_fp32
-from deepir.calib.images import choose_images
 from deepir.calib.onnx_file import read_card, read_onnx, write_onnx
+from deepir.calib.precision import to_fp16
 from deepir.calib.record import read_record, record_path
+from deepir.calib.sources import read_sources
 from deepir.card import ModelCard
 from deepir.datasets import read_picture_paths
 from deepir.errors import InputError, ModelError, OptionError
 from deepir.export.options import ExportOptions
-from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, prove_against
 from deepir.runtime.progress import Report
 from deepir.spec import Numerics
@@ -129,8 +129,7 @@ def _measured(source: Path, master: Path | None) -> set[Path]:
 
 
 def _calibration_pictures(options: ExportOptions) -> list[Path]:
-    folders = [folder for folder in options.calib if not _is_record(folder)]
-    return [path for folder in folders for path in read_picture_paths(folder)]
+    return list(read_sources([source for source in options.calib if not _is_record(source)]))
 
 
 def _fp16(files: OnnxFiles, options: ExportOptions, report: Report) -> Path:
@@ -144,17 +143,17 @@ def _fp16(files: OnnxFiles, options: ExportOptions, report: Report) -> Path:
 
 
 def _int8(files: OnnxFiles, options: ExportOptions, report: Report) -> OnnxFiles:
-    path = options.out / f"{files.model.stem}.int8.onnx"
-    config = CalibrationConfig(method=options.method, strict=options.strict, limits=options.limits)
+    out = options.out / f"{files.model.stem}.int8.onnx"
+    config = CalibrationConfig(method=options.method, keep=options.keep, strict=options.strict, limits=options.limits)
 
     def say(line: str) -> None:
         report(f"[3/3] {line}")
 
     if any(_is_record(source) for source in options.calib):
-        judged = apply_record(files.model, _only_record(options.calib), path, say)
+        path, judged = apply_record(files.model, _only_record(options.calib), out, say)
     else:
-        calibrate_file(files.model, options.calib, path, config, say)
-        judged = choose_images(options.calib, most=config.most, seed=config.seed).judge
+        path, calibrated = calibrate_file(files.model, options.calib, out, config, say)
+        judged = calibrated.images.judge
     measured = _measured(path, files.model)
     unseen = [picture for picture in files.pictures if picture.resolve() not in measured]
     return dataclasses.replace(_with(files, path), pictures=tuple(dict.fromkeys((*unseen, *judged))))
@@ -166,8 +165,6 @@ def _is_record(source: Path) -> bool:
 
 def _only_record(sources: Sequence[Path]) -> Path:
     if len(sources) > 1:
-        message = (
-            f"--calib takes folders of pictures, or one record of a calibration; got {', '.join(map(str, sources))}"
-        )
+        message = f"--calib takes pictures, or one record of a calibration; got {', '.join(map(str, sources))}"
         raise OptionError(message)
     return sources[0]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from deepir.calib.keep import Keep
 from deepir.card import PixelType
 from deepir.errors import InputError, OptionError
 from deepir.export.engine_config import BuildConfig, Pool
@@ -29,7 +30,8 @@ class ExportOptions:
     Attributes:
         numerics: None keeps the precision of an .onnx file and makes FP32 of a checkpoint.
         out: An existing folder.
-        calib: Folders of pictures to calibrate INT8 with, or one record of an earlier calibration (.calib.json).
+        calib: Pictures to calibrate INT8 with, or one record of an earlier calibration (.calib.json).
+        keep: What stays FP16 in an INT8 file; see `deepir.calib.calibrate.CalibrationConfig`.
         images: Folders of pictures to prove with, beside those that the calibration did not measure on.
         strict: Write no INT8 file that fails its gate.
         sizes: Fixed (height, width); several are alternatives of which a picture takes the nearest in aspect.
@@ -45,6 +47,7 @@ class ExportOptions:
     calib: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     method: str = "auto"
+    keep: Keep = None
     strict: bool = False
     sizes: tuple[Size, ...] = ()
     free: bool = False

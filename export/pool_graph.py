@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepir.graph_names import POOL_OPERATOR
 from deepir.optional import need
 from deepir.regions import Windows
 from deepir.spec import Size
@@ -14,11 +15,8 @@ OPSET = 17
 """Read by every TensorRT from 8.5 to 11 and by ONNX Runtime (tensorrt.md 1.4)."""
 
 DOMAIN = "deepir"
-POOL_OPERATOR = "RoIMaxPool"
-"""RoIMaxPool(x[N,C,H,W], rois int32[R,4] = y0,x0,y1,x1 in cells, ends exclusive) -> [N,R,C]; no attributes."""
-
 MEAN_OPERATOR = "RoIMeanPool"
-"""The same with the mean of the cells: SPoC, and the middle of GeM."""
+"""As POOL_OPERATOR, with the mean of the cells: SPoC, and the middle of GeM."""
 
 _MOST_COMPARISONS = 1 << 14
 """For each channel and window size; beyond, pooling rows and then columns is several times faster on a CPU."""

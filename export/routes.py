@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from deepir.export.pool_graph import DOMAIN, POOL_OPERATOR
+from deepir.export.pool_graph import DOMAIN
+from deepir.graph_names import POOL_OPERATOR
 from deepir.optional import need
 
 

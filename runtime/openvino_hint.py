@@ -100,7 +100,7 @@ def _hold(path: Path, threads: int, open_with: Opener) -> list[Trial]:
         expected_nd = describe_inputs(reference, proof_inputs(reference.card))
     for number, trial in enumerate(trials):
         with open_with(trial.hint) as backend:
-            verdict = judge(expected_nd, describe_inputs(backend, proof_inputs(backend.card)), LIMITS)
+            verdict = judge(expected_nd, describe_inputs(backend, proof_inputs(backend.card)), LIMITS, backend.name)
         trials[number] = dataclasses.replace(trial, verdict=verdict)
         if verdict.passed:
             break
@@ -138,9 +138,5 @@ def _read(fields: dict[str, Any]) -> Trial:
     if fields["hint"] not in HINTS:
         message = f"no such hint: {fields['hint']}"
         raise ValueError(message)
-    verdict = None if fields["verdict"] is None else _read_verdict(**fields["verdict"])
+    verdict = None if fields["verdict"] is None else GateVerdict(**fields["verdict"])
     return Trial(fields["hint"], str(fields["precision"]), float(fields["milliseconds"]), verdict)
-
-
-def _read_verdict(*, passed: bool, cosine_min: float, cosine_mean: float, agreement: float, images: int) -> GateVerdict:
-    return GateVerdict(passed is True, float(cosine_min), float(cosine_mean), float(agreement), int(images))

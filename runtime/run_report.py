@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import click
 
+from deepir.gate import verdict_text
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.recogniser import Recogniser, Recognition
 
@@ -83,6 +84,8 @@ def introduce(recogniser: Recogniser, source: Source, index_path: Path) -> None:
     rate = f", {source.fps:.4g} frames per second" if source.fps else ""
     newest = ", newest frame" if source.live else ""
     click.echo(f"model   {card.spec.backbone} {card.numerics.value}, fingerprint {card.spec.fingerprint}", err=True)
+    for verdict in card.gates:
+        click.echo(f"gate    {verdict.program}: {verdict_text(verdict)}", err=True)
     why = recogniser.extractor.why
     click.echo(f"backend {recogniser.extractor.backend.name}{f' ({why})' if why else ''}", err=True)
     click.echo(f"index   {index_path}: {len(index)} items, {len(index.labels)} labels, threshold {threshold}", err=True)

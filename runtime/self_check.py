@@ -56,7 +56,7 @@ def prove_backend(
     if not pairs:
         return judge(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), limits)
     expected, found = zip(*pairs, strict=True)
-    return judge(np.concatenate(expected), np.concatenate(found), limits)
+    return judge(np.concatenate(expected), np.concatenate(found), limits, backend.name)
 
 
 def describe_inputs(backend: "Backend", inputs: Iterable[Arrays]) -> Descriptors:

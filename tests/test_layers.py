@@ -30,7 +30,7 @@ THROUGH_NEED = {
         *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
         *("cuda", "pycuda", "cv2", "starlette", "rich"),
     },
-    "calib": {"onnx", "onnxruntime", "modelopt"},
+    "calib": {"onnx", "onnxruntime", "modelopt", "cv2"},
     "distill": {"torchvision", "timm", "pytorch_metric_learning", "kornia", "safetensors", "sklearn", "cv2"},
     "export": {
         *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),

@@ -13,12 +13,12 @@ import pytest
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate
 from deepir.calib.images import choose_images
-from deepir.calib.onnx_file import read_card, write_onnx
+from deepir.calib.onnx_file import Describer, read_card, write_onnx
+from deepir.calib.precision import to_fp16
 from deepir.distill.checkpoint import Model
 from deepir.export import engine_blueprint
 from deepir.export.engine_machine import Gpu
 from deepir.export.graph import build_onnx
-from deepir.export.precision import to_fp16
 from deepir.runtime.sidecar import GpuInfo
 
 FAKE_FOLDER = Path(__file__).with_name("fake_tensorrt")
@@ -31,7 +31,9 @@ def onnx_files(
     """The files tiny.onnx, tiny.fp16.onnx and tiny.int8.onnx of one model at 64x64, by precision."""
     folder = tmp_path_factory.mktemp("onnx")
     master = build_onnx(make_model(dim=6))
-    int8 = calibrate(master, read_card(master), choose_images([pictures]), CalibrationConfig()).proto
+    card = read_card(master)
+    chosen = choose_images([pictures], Describer(master, card), spec=card.spec)
+    int8 = calibrate(master, card, chosen, CalibrationConfig()).proto
     protos = {"fp32": master, "fp16": to_fp16(master), "int8": int8}
     files = {name: folder / ("tiny.onnx" if name == "fp32" else f"tiny.{name}.onnx") for name in protos}
     for name, path in files.items():

@@ -12,15 +12,16 @@ from click.testing import CliRunner
 from onnx.inliner import inline_local_functions
 
 from deepir.calib.onnx_file import open_session, read_card, read_onnx, write_onnx
+from deepir.calib.precision import to_fp16
 from deepir.card import Numerics
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, new_model, save_model
 from deepir.errors import GateError, ModelError
 from deepir.export.cli import main
 from deepir.export.graph import IR_VERSION, build_onnx
-from deepir.export.pool_graph import DOMAIN, OPSET, POOL_OPERATOR
-from deepir.export.precision import to_fp16
+from deepir.export.pool_graph import DOMAIN, OPSET
 from deepir.export.verify import FP32_TOLERANCE, prove
+from deepir.graph_names import POOL_OPERATOR
 from deepir.image import list_images
 
 MakeModel = Callable[..., Model]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deepir.calib.onnx_file import read_onnx, write_onnx
+from deepir.calib.half import keep_half
+from deepir.calib.onnx_file import read_card, read_onnx, write_card, write_onnx
+from deepir.calib.quantise import place, quantise
 from deepir.distill.checkpoint import Model
 from deepir.errors import (
     EngineError,
@@ -27,6 +29,7 @@ from deepir.export.engine_request import BuildResult
 from deepir.export.graph import build_onnx
 from deepir.runtime.sidecar import PrecisionCount, read_record, sidecar_path
 from deepir.runtime.tensorrt_library import Flavour, load_tensorrt, tensorrt_version
+from deepir.spec import Numerics
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx (Linux on x86-64)")
 pytestmark = pytest.mark.rtx
@@ -172,6 +175,35 @@ def test_int8_is_refused_when_too_few_convolutions_come_out_int8(
         "3 FP32" in line
         for line in built(tmp_path / "lie.onnx", tmp_path, dataclasses.replace(config, least_int8_share=0))
     )
+
+
+@pytest.fixture(scope="module")
+def mixed_file(make_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An INT8 file of which one convolution of three stays FP16."""
+    master = build_onnx(make_model(dim=6))
+    kept = ("middle.0",)
+    mixed = quantise(master, place(master, keep=kept), dict.fromkeys(place(master).tensors, 4.0))
+    keep_half(mixed, kept)
+    write_card(mixed, dataclasses.replace(read_card(master), numerics=Numerics.INT8))
+    path = tmp_path_factory.mktemp("mixed") / "mixed.onnx"
+    write_onnx(mixed, path)
+    return path
+
+
+def test_what_calibration_keeps_in_fp16_need_not_come_out_int8(mixed_file: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(RTX, compute_capabilities=("8.6",), least_int8_share=1.0)
+    assert "3 convolutions: 2 INT8, 1 FP16, 0 FP32" in built(mixed_file, tmp_path, config)
+
+
+def test_what_calibration_left_int8_must_come_out_int8(
+    monkeypatch: pytest.MonkeyPatch, mixed_file: Path, tmp_path: Path
+) -> None:
+    result = BuildResult(precision=PrecisionCount(3, 1, 2, 0), dropped=[], peak_mib=1.0, notes=[])
+    monkeypatch.setattr(engine, "run_build", lambda *_: result)
+    words = r"only 1 of 3 convolutions \(33%\) came out INT8 and 60% must \(of the 67% that calibration left INT8\)"
+    with pytest.raises(GateError, match=words):
+        built(mixed_file, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_without_kernels_for_a_convolution_is_refused(

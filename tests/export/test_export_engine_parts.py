@@ -270,6 +270,16 @@ def test_the_last_kernel_list_of_tensorrt_rtx_counts() -> None:
     assert count_in_log([]) == PrecisionCount(0, 0, 0, 0)
 
 
+def test_a_convolution_that_is_compiled_together_with_others_counts_by_its_name_and_its_weights() -> None:
+    fused = (
+        "Name: _1, LayerType: runtime_fusion, Inputs: [ { Datatype: Float }], Constants: [ { Datatype: Half }, "
+        "{ Datatype: Float }], Outputs: [ { Datatype: Int8 }], Metadata: [ONNX Layer: last][ONNX Layer: add]"
+    )
+    log = [("VERBOSE", f"{KERNELS}\n{fused}")]
+    assert count_in_log(log, ["stem", "next", "last"]) == PrecisionCount(3, 1, 2, 0)
+    assert count_in_log(log, ["stem", "next"]) == PrecisionCount(2, 1, 1, 0)
+
+
 def test_a_node_that_no_kernel_tells_of_was_dropped() -> None:
     assert dropped([("VERBOSE", KERNELS)], ["stem", "next", "last"]) == ["last"]
 

@@ -12,6 +12,7 @@ import torch
 from onnx.inliner import inline_local_functions
 from torch import nn
 
+from deepir.calib.onnx_check import check
 from deepir.calib.onnx_file import open_session, read_card
 from deepir.card import OUTPUT_NAME
 from deepir.distill.backbone import Trunk, wrap_module
@@ -20,7 +21,7 @@ from deepir.distill.describe import describe
 from deepir.distill.layers import WhiteningLayer
 from deepir.errors import OptionError
 from deepir.export.free_trunk import other_sizes
-from deepir.export.graph import build_onnx, check
+from deepir.export.graph import build_onnx
 from deepir.head import Head
 from deepir.inputs import model_inputs
 from deepir.regions import head_windows
@@ -293,7 +294,7 @@ def test_a_trunk_is_tried_at_two_other_sizes_at_least(make_model: MakeModel) -> 
 
 def test_the_onnx_side_of_an_export_needs_no_torch() -> None:
     code = (
-        "import sys, deepir.export.precision, deepir.export.verify, deepir.export.graph, deepir.calib.quantise\n"
+        "import sys, deepir.calib.precision, deepir.export.verify, deepir.export.graph, deepir.calib.quantise\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,12 +13,12 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from deepir.calib.onnx_file import open_session, read_card
+from deepir.calib.precision import to_fp16
 from deepir.card import OUTPUT_NAME, ModelCard
 from deepir.distill.backbone import Trunk, wrap_module
 from deepir.distill.checkpoint import Model, new_model
 from deepir.errors import ModelError
 from deepir.export.graph import build_onnx
-from deepir.export.precision import to_fp16
 from deepir.head import Head
 from deepir.inputs import model_inputs
 from deepir.pooling import roi_pool

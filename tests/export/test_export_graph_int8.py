@@ -11,11 +11,13 @@ import onnx
 import pytest
 from onnx.inliner import inline_local_functions
 
+from deepir.calib.derive import plain_int8
+from deepir.calib.onnx_check import check
 from deepir.calib.onnx_file import Feeds, describe, open_session, prepared, read_card
-from deepir.calib.quantise import int8_share, place, quantise
-from deepir.calib.ranges import measure_ranges
+from deepir.calib.quantise import int8_share, place
+from deepir.calib.ranges import measure_statistics
 from deepir.distill.checkpoint import Model
-from deepir.export.graph import build_onnx, check
+from deepir.export.graph import build_onnx
 from deepir.image import list_images, read_image
 from deepir.inputs import model_inputs
 
@@ -49,9 +51,7 @@ def paths(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 
 
 def quantised(proto: onnx.ModelProto, paths: list[Path]) -> onnx.ModelProto:
-    placement = place(proto)
-    ranges = measure_ranges(proto, placement.tensors, lambda: prepared(paths, read_card(proto)))
-    return quantise(proto, placement, ranges)
+    return plain_int8(proto, lambda: prepared(paths, read_card(proto)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -85,7 +85,7 @@ def test_weights_that_two_resolutions_share_are_quantised_once(
 def test_each_resolution_has_ranges_of_its_own(masters: dict[str, onnx.ModelProto], paths: list[Path]) -> None:
     tensors = place(masters["two resolutions"]).tensors
     assert {"images_0", "images_1"} <= set(tensors)
-    ranges = measure_ranges(
+    ranges = measure_statistics(
         masters["two resolutions"], tensors, lambda: prepared(paths, read_card(masters["two resolutions"]))
     )
     inner = [name.removesuffix("@0") for name in tensors if name.endswith("@0")]
@@ -109,8 +109,8 @@ def test_ranges_are_the_largest_over_groups_of_different_sizes(masters: dict[str
     feeds: list[Feeds] = [dict(zip(card.inputs(), group.arrays, strict=True)) for group in groups]
     assert len(feeds) == 2
     for order in (feeds, feeds[::-1]):
-        found = measure_ranges(masters["nearest"], ["images"], lambda batches=order: batches)["images"]
-        assert found == pytest.approx(max(np.abs(feed["images"]).max() for feed in feeds))
+        found = measure_statistics(masters["nearest"], ["images"], lambda batches=order: batches)["images"]
+        assert found.largest == pytest.approx(max(np.abs(feed["images"]).max() for feed in feeds))
 
 
 @pytest.mark.parametrize("form", ["nearest", "longest"])

@@ -13,7 +13,8 @@ from onnx.inliner import inline_local_functions
 
 from deepir.calib.onnx_file import open_session
 from deepir.export.dynamic_pool import dynamic_pool_function
-from deepir.export.pool_graph import DOMAIN, MEAN_OPERATOR, OPSET, POOL_OPERATOR, pool_function
+from deepir.export.pool_graph import DOMAIN, MEAN_OPERATOR, OPSET, pool_function
+from deepir.graph_names import POOL_OPERATOR
 from deepir.pooling import roi_pool
 from deepir.regions import image_regions, region_windows
 

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
+from torch.nn import functional
 
 from deepir.calib.onnx_file import open_session
-from deepir.distill.checkpoint import Model
+from deepir.calib.precision import to_fp16
+from deepir.distill.backbone import wrap_module
+from deepir.distill.checkpoint import Model, new_model
 from deepir.errors import GateError, InputError
 from deepir.export import verify
 from deepir.export.graph import build_onnx
-from deepir.export.precision import to_fp16
 from deepir.export.verify import FP16_TOLERANCE, FP32_TOLERANCE, prove, prove_against
 from deepir.image import list_images
 
@@ -53,6 +57,26 @@ def test_the_proof_passes_with_patterns_and_with_pictures(
     proof = prove_against(to_fp16(protos[form]), protos[form], list_images(pictures)[:3], FP16_TOLERANCE)
     assert "on 3 pictures" in str(proof)
     assert proof.least_cosine > 0.999
+
+
+class Padded(nn.Module):
+    """Pads by itself, as networks that came from TensorFlow do: more to the right and below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, 4)
+
+    def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+        map_nchw = self.convolution(images_nchw).relu()
+        return functional.max_pool2d(functional.pad(map_nchw, (0, 1, 0, 1)), 3, 2)
+
+
+def test_a_trunk_that_pads_by_itself_is_exported() -> None:
+    torch.manual_seed(0)
+    model = new_model(wrap_module("padded", Padded()), sizes=((64, 64),)).sealed()
+    proto = build_onnx(model)
+    assert "Pad" in {node.op_type for node in proto.graph.node}
+    assert prove(proto, model, [], FP32_TOLERANCE).least_cosine > 0.99999
 
 
 @pytest.mark.parametrize("form", FORMS)

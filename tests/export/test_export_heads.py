@@ -9,12 +9,12 @@ import torch
 from onnx.inliner import inline_local_functions
 
 from deepir.calib.onnx_file import open_session
+from deepir.calib.precision import to_fp16
 from deepir.distill.backbone import Trunk
 from deepir.distill.checkpoint import Model, new_model
 from deepir.distill.layers import WhiteningLayer
 from deepir.distill.middle import choose_trained
 from deepir.export.graph import build_onnx
-from deepir.export.precision import to_fp16
 from deepir.head import FUSIONS, Head
 from deepir.whitening import Whitening
 

@@ -9,15 +9,14 @@ import pytest
 from onnx.inliner import inline_local_functions
 
 from deepir.calib.calibrate import CalibrationConfig, calibrate, read_fp32
+from deepir.calib.derive import plain_int8
 from deepir.calib.images import choose_images
-from deepir.calib.onnx_file import prepared, read_card, write_onnx
-from deepir.calib.quantise import place, quantise
-from deepir.calib.ranges import measure_ranges
+from deepir.calib.onnx_file import Describer, prepared, read_card, write_onnx
+from deepir.calib.precision import to_fp16
 from deepir.card import ModelCard
 from deepir.distill.backbone import Trunk
 from deepir.distill.checkpoint import Model, new_model
 from deepir.export.graph import build_onnx
-from deepir.export.precision import to_fp16
 from deepir.head import Head
 from deepir.image import list_images
 from deepir.inputs import input_windows
@@ -112,7 +111,8 @@ def test_the_fp16_file_builds_with_half_convolutions(model: Model) -> None:
 def test_every_convolution_of_the_int8_file_is_int8_in_the_plan(model: Model, pictures: Path, tmp_path: Path) -> None:
     write_onnx(build_onnx(model), tmp_path / "model.onnx")
     proto, card = read_fp32(tmp_path / "model.onnx")
-    int8 = calibrate(proto, card, choose_images([pictures]), CalibrationConfig()).proto
+    chosen = choose_images([pictures], Describer(proto, card), spec=card.spec)
+    int8 = calibrate(proto, card, chosen, CalibrationConfig()).proto
     _, layers = build(int8.SerializeToString(), model.spec.size)
     assert len(convolutions(layers)) == 3
     assert {input_type(line) for line in convolutions(layers)} == {"Int8"}
@@ -162,9 +162,7 @@ def test_every_form_builds_with_all_its_profiles(
     if numerics == "fp16":
         proto = to_fp16(proto)
     if numerics == "int8":
-        placement = place(proto)
-        feeds = list(prepared(list_images(pictures)[:4], card))
-        proto = quantise(proto, placement, measure_ranges(proto, placement.tensors, lambda: feeds))
+        proto = plain_int8(proto, lambda: prepared(list_images(pictures)[:4], card))
     content = (inline_local_functions(proto) if inlined else proto).SerializeToString()
     plan, layers = build_profiles(content, profiles_of(card))
     assert plan

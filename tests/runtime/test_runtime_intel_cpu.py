@@ -13,9 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from deepir.calib.derive import plain_int8
 from deepir.calib.onnx_file import write_onnx
-from deepir.calib.quantise import place, quantise
-from deepir.calib.ranges import measure_ranges
 from deepir.card import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelCard
 from deepir.distill.checkpoint import Model
 from deepir.errors import EngineError, GateError, MissingDependency, ModelError, ShapeError
@@ -48,8 +47,7 @@ def master(make_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFa
 def int8(master: Path) -> Path:
     proto = onnx.load(master)
     images = np.random.default_rng(0).normal(size=(4, 3, SIDE, SIDE)).astype(np.float32)
-    placement = place(proto)
-    quantised = quantise(proto, placement, measure_ranges(proto, placement.tensors, lambda: [{"images": images}]))
+    quantised = plain_int8(proto, lambda: [{"images": images}])
     path = master.with_name("tiny.int8.onnx")
     write_onnx(quantised, path)
     return path

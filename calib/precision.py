@@ -5,19 +5,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
+from deepir.calib.half import half_constant
+from deepir.calib.onnx_check import check
 from deepir.calib.onnx_file import read_card, write_card
 from deepir.card import INPUT_NAME, ModelCard
-from deepir.errors import ModelError
-from deepir.export.graph import check
-from deepir.export.head_graph import MAP_NAME
-from deepir.export.input_graph import PREPARED_NAME
-from deepir.export.pool_graph import POOL_OPERATOR
+from deepir.graph_names import MAP_NAME, POOL_OPERATOR, PREPARED_NAME
 from deepir.optional import need
 from deepir.spec import Numerics
-
-_LARGEST_HALF = 65504
 
 
 def to_fp16(proto: Any) -> Any:
@@ -89,13 +83,13 @@ def _halve_constants(model: Any, trunk: Sequence[Any]) -> None:
     used = {name for node in trunk for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
     for tensor in model.graph.initializer:
         if tensor.name in used and tensor.data_type == float_type:
-            tensor.CopyFrom(_half(tensor))
+            tensor.CopyFrom(half_constant(tensor, tensor.name))
     called = {node.op_type for node in trunk if node.domain}
     bodies = [function.node for function in model.functions if function.name in called]
     for node in (node for nodes in [trunk, *bodies] for node in nodes if node.op_type == "Constant"):
         for attribute in node.attribute:
             if attribute.name == "value" and attribute.t.data_type == float_type:
-                attribute.t.CopyFrom(_half(attribute.t))
+                attribute.t.CopyFrom(half_constant(attribute.t, attribute.t.name))
 
 
 def _half_name(name: str) -> str:
@@ -111,18 +105,3 @@ def _cast_in(name: str) -> Any:
 def _cast_out(name: str) -> Any:
     onnx = need("onnx")
     return onnx.helper.make_node("Cast", [_half_name(name)], [name], name=f"{name}/to_float", to=onnx.TensorProto.FLOAT)
-
-
-def _half(tensor: Any) -> Any:
-    numpy_helper = need("onnx.numpy_helper")
-    values = numpy_helper.to_array(tensor)
-    # the limits of Clip are often the largest float, which becomes FP16's largest
-    bounded = np.clip(values, -_LARGEST_HALF, _LARGEST_HALF) if values.ndim == 0 else values
-    with np.errstate(over="ignore"):
-        halves = bounded.astype(np.float16)
-    if not np.isfinite(halves).all():
-        message = (
-            f"the weights {tensor.name} reach {np.abs(values).max():.3g}, beyond FP16's 65504: export FP32 or INT8"
-        )
-        raise ModelError(message)
-    return numpy_helper.from_array(halves, tensor.name)

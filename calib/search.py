@@ -1,0 +1,195 @@
+"""Which recipe: methods are tried on measured pictures, the best goes before the gate, then blocks stay FP16."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepir.calib.bias import bias_corrections
+from deepir.calib.blocks import Block, find_blocks
+from deepir.calib.derive import derive
+from deepir.calib.equalise import equalise, find_factors
+from deepir.calib.gate import judge_file, passed
+from deepir.calib.images import CalibrationSet
+from deepir.calib.keep import named_convolutions
+from deepir.calib.onnx_file import Feeds, describe, prepared, write_card
+from deepir.calib.programs import describe_fast
+from deepir.calib.quantise import place
+from deepir.calib.ranges import measure_statistics, ranges_by, saturation
+from deepir.calib.recipe import Recipe
+from deepir.calib.record import BlockDamage, Trial
+from deepir.calib.sensitivity import block_damage, fewest_kept
+from deepir.card import GateVerdict, ModelCard
+from deepir.descriptors import Descriptors
+from deepir.gate import GateLimits, verdict_text
+from deepir.runtime.progress import Report
+from deepir.spec import Numerics
+
+TRIED_ON = 32
+"""Measured pictures on which recipes are compared, and what blocks damage."""
+
+_CORRECTED_ON = 64
+_MOST_KEPT = 0.5
+
+
+@dataclass(slots=True)
+class Found:
+    """A recipe, the INT8 model that it makes, and the verdicts on it."""
+
+    recipe: Recipe
+    proto: Any
+    verdicts: tuple[GateVerdict, ...]
+
+
+class RecipeSearch:
+    """Looks for the recipe of one FP32 model.
+
+    Attributes:
+        trials: What was tried, in order.
+        damage: By block, the worst first; empty until it was asked for.
+        saturation: By tensor, of the best recipe; see `deepir.calib.ranges.saturation`.
+    """
+
+    def __init__(
+        self,
+        proto: Any,
+        card: ModelCard,
+        images: CalibrationSet,
+        reference_nd: Descriptors,
+        report: Report = lambda _: None,
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            proto: The FP32 onnx.ModelProto.
+            card: Of that model.
+            images: The measured pictures decide between recipes, the others judge the winner.
+            reference_nd: FP32 descriptors of the pictures that judge.
+            report: Is told what was tried.
+        """
+        self._proto = proto
+        self._card = dataclasses.replace(card, numerics=Numerics.INT8)
+        self._images = images
+        self._reference_nd = reference_nd
+        self._report = report
+        # at even steps, because the first of them are the most unusual
+        self._tried_on = images.measure[:: max(1, len(images.measure) // TRIED_ON)][:TRIED_ON]
+        self._tried_nd = describe(proto, card, self._tried_on)
+        self.trials: list[Trial] = []
+        self.damage: tuple[BlockDamage, ...] = ()
+        self.saturation: dict[str, float] = {}
+
+    def best(self, methods: Sequence[str]) -> Recipe:
+        """The recipe whose descriptors are nearest to FP32 on the pictures for trials.
+
+        Raises:
+            ModelError: No convolutions, or values that are not finite.
+        """
+        few = measure_statistics(self._proto, place(self._proto).tensors, self._batches(self._tried_on))
+        factors = find_factors(self._proto, few)
+        balanced = equalise(self._proto, factors)
+        statistics = measure_statistics(balanced, place(balanced).tensors, self._batches(self._images.measure))
+        recipes = [Recipe(method=method, ranges=ranges_by(statistics, method), factors=factors) for method in methods]
+        best = max(recipes, key=lambda recipe: self._try(recipe, recipe.method))
+        # other pictures than those of the trials, where there are enough
+        others = [path for path in self._images.measure if path not in self._tried_on]
+        corrected_on = others[:_CORRECTED_ON] or self._images.measure
+        biases = bias_corrections(balanced, derive(self._proto, best), self._batches(corrected_on))
+        corrected = dataclasses.replace(best, biases=biases)
+        if self._try(corrected, f"{best.method}, biases corrected") >= max(trial.cosine_mean for trial in self.trials):
+            best = corrected
+        self.saturation = {name: saturation(statistics[name], best.ranges[name]) for name in statistics}
+        return best
+
+    def judged(self, recipe: Recipe, limits: GateLimits) -> Found:
+        """Put a recipe before the gate."""
+        proto = _model(self._proto, self._card, recipe)
+        verdicts = judge_file(proto, self._card, self._images, self._reference_nd, limits, self._report)
+        kept = f", {len(recipe.kept)} of its convolutions FP16" if recipe.kept else ""
+        for verdict in verdicts:
+            self._report(f"{recipe.method}{kept}: {verdict.program}: {verdict_text(verdict)}")
+        return Found(recipe, proto, verdicts)
+
+    def rescued(self, recipe: Recipe, limits: GateLimits) -> Found | None:
+        """The same with as few convolutions in FP16 as let it pass; None where half of them would not do."""
+        blocks = self._measured_damage(recipe)
+        found: dict[tuple[str, ...], Found] = {}
+
+        def passes(kept: tuple[str, ...]) -> bool:
+            found[kept] = self.judged(dataclasses.replace(recipe, kept=kept), limits)
+            return passed(found[kept].verdicts)
+
+        most = int(sum(len(block.convolutions) for block in blocks) * _MOST_KEPT)
+        kept = fewest_kept(self.damage, passes, most=most)
+        return None if kept is None else found[kept]
+
+    def kept(self, recipe: Recipe, keep: int | tuple[str, ...]) -> Recipe:
+        """The same with a number of the worst blocks in FP16, or with those named.
+
+        Raises:
+            OptionError: A name of no block and no convolution.
+        """
+        if isinstance(keep, int):
+            blocks = self._measured_damage(recipe) if keep else []
+            names = tuple(name for damage in self.damage[:keep] for name in damage.convolutions) if blocks else ()
+        else:
+            names = named_convolutions(keep, find_blocks(self._proto))
+        return dataclasses.replace(recipe, kept=names)
+
+    def _measured_damage(self, recipe: Recipe) -> list[Block]:
+        if not self.damage:
+            self.damage = tuple(
+                measure_damage(self._proto, self._card, recipe, self._tried_on, self._tried_nd, self._report)
+            )
+        return find_blocks(self._proto)
+
+    def _try(self, recipe: Recipe, words: str) -> float:
+        found_nd = describe_fast(_model(self._proto, self._card, recipe), self._card, self._tried_on)
+        cosines = np.sum(found_nd * self._tried_nd, axis=1)
+        words = f"{words}, equalised" if recipe.factors else words
+        self.trials.append(Trial(words, round(float(cosines.min()), 6), round(float(cosines.mean()), 6)))
+        self._report(f"tried {words}: cosine min {cosines.min():.4f} mean {cosines.mean():.4f}")
+        return self.trials[-1].cosine_mean
+
+    def _batches(self, paths: Sequence[Path]) -> Callable[[], Iterable[Feeds]]:
+        return lambda: prepared(paths, self._card)
+
+
+def measure_damage(
+    proto: Any,
+    card: ModelCard,
+    recipe: Recipe,
+    paths: Sequence[Path],
+    reference_nd: Descriptors,
+    report: Report = lambda _: None,
+) -> list[BlockDamage]:
+    """What each block of an FP32 model costs its INT8 form, the worst first; see `deepir.calib.sensitivity`.
+
+    Args:
+        proto: The FP32 model.
+        card: Of it or of its INT8 form.
+        recipe: Of the INT8 form; what it keeps in FP16 counts as INT8 here.
+        paths: Pictures to describe.
+        reference_nd: Their FP32 descriptors.
+        report: Is told how far it is.
+
+    Raises:
+        InputError: A picture that cannot be read.
+    """
+    int8 = dataclasses.replace(card, numerics=Numerics.INT8)
+    return block_damage(
+        lambda kept: _model(proto, int8, dataclasses.replace(recipe, kept=kept)),
+        lambda made: describe_fast(made, int8, paths),
+        reference_nd,
+        find_blocks(proto),
+        report,
+    )
+
+
+def _model(proto: Any, card: ModelCard, recipe: Recipe) -> Any:
+    made = derive(proto, recipe)
+    write_card(made, card)
+    return made
