@@ -36,7 +36,7 @@ from int8_scores import compare, describe, members, read_photos, whitenings
 from int8_tables import Result, closeness_table, forms_table, goal_lines, markdown, quality_table
 
 from deepir.calib.onnx_file import read_card, read_onnx
-from deepir.errors import OptionError, reports_errors
+from deepir.errors import reports_errors
 from deepir.files import write_text
 
 TRUNKS = (
@@ -46,6 +46,7 @@ TRUNKS = (
     "resnet50v2_c4_mxnet",
     "resnet101v2_c4_tfslim",
 )
+LIBRARIES = ("onnxruntime", "modelopt-max", "modelopt-entropy")
 SIZES = (8, 32, 128, 400)
 TIMED = ("resnet50v2_c4_mxnet", 300)
 REFERENCE = "onnxruntime"
@@ -114,7 +115,8 @@ def libraries_part(subject: Subject) -> Iterator[Result]:
     files |= {name: library_file(subject.trunk, name, subject.work) for name in subject.choice.libraries}
     for name, path in files.items():
         trunk = trunk_file(path)
-        yield from subject.results(Form(name, trunk, FAST), ["R-MAC"], subject.choice.sets)
+        # with what the other part pools of ours, so that it is not run twice
+        yield from subject.results(Form(name, trunk, FAST), ["R-MAC"], subject.choice.sets, through=name == "ours")
         if subject.checked():
             yield from subject.results(Form(name, trunk, REFERENCE), ["R-MAC"], subject.checked())
 
@@ -186,6 +188,7 @@ def run(work: Work, choice: Choice, trunks: Sequence[str], parts: Sequence[str])
 @click.option("--trunk", "trunks", multiple=True, default=TRUNKS, help="A trunk of archs.py; repeatable.")
 @click.option("--pooling", "poolings", type=click.Choice(list(POOLINGS)), multiple=True, default=list(POOLINGS))
 @click.option("--set", "sets", multiple=True, help="A set to score; repeatable.  [default: all]")
+@click.option("--library", "libraries", type=click.Choice(LIBRARIES), multiple=True, default=LIBRARIES)
 @click.option("--only", "parts", type=click.Choice(list(PARTS)), multiple=True, default=list(PARTS))
 @click.option("--modelopt-python", "modelopt", type=click.Path(path_type=Path), help="Without it ModelOpt is left out.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/int8"))
@@ -193,13 +196,9 @@ def run(work: Work, choice: Choice, trunks: Sequence[str], parts: Sequence[str])
 def main(folder: Path, weights: Path, out: Path, modelopt: Path | None, **options: Any) -> None:
     """Score FP32, FP16 and INT8 of pretrained trunks, our quantiser beside two libraries'."""
     out.mkdir(parents=True, exist_ok=True)
-    photos = read_photos(folder)
-    unknown = set(options["sets"]) - set(photos.sets)
-    if unknown:
-        message = f"no such set: {', '.join(sorted(unknown))}; {folder} has {', '.join(photos.sets)}"
-        raise OptionError(message)
-    libraries = ["onnxruntime", *(["modelopt-max", "modelopt-entropy"] if modelopt else [])]
-    choice = Choice(options["poolings"], options["sets"] or list(photos.sets), libraries)
+    photos = read_photos(folder, options["sets"])
+    libraries = [name for name in options["libraries"] if modelopt or not name.startswith("modelopt")]
+    choice = Choice(options["poolings"], list(photos.sets), libraries)
     run(Work(folder, weights, out, photos, modelopt), choice, options["trunks"], options["parts"])
 
 

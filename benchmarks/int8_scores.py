@@ -10,10 +10,11 @@ from int8_maps import Pooled
 
 from deepir.datasets import read_retrieval_sets, read_training_images
 from deepir.descriptors import Descriptors, normalise
+from deepir.errors import OptionError
 from deepir.gate import GateLimits, judge
 from deepir.pooling import FloatArray, rmac_tail
 from deepir.retrieval_set import RetrievalSet
-from deepir.score import score
+from deepir.score import Scores, score
 from deepir.whitening import Whitening, fit_whitening
 
 REFERENCES = "grocery_nat2ref"
@@ -28,13 +29,15 @@ class Photos:
 
     Attributes:
         source: The benchmark.json.
-        sets: The scored sets by name.
+        sets: Those that are scored, by name.
+        references: The pictures of goods that an index knows.
         train: The pictures that calibrate.
-        pictures: All of them, those of the first sets first and `train` last, in the order of every array here.
+        pictures: All of them, those of the first sets first, `train` last, in the order of every array here.
     """
 
     source: Path
     sets: dict[str, RetrievalSet]
+    references: list[Path]
     train: list[Path]
     pictures: list[Path]
 
@@ -43,13 +46,23 @@ class Photos:
         return [row_of[path] for path in paths]
 
 
-def read_photos(folder: Path) -> Photos:
-    """Read `benchmark.json` in a folder."""
+def read_photos(folder: Path, names: Sequence[str] = ()) -> Photos:
+    """Read `benchmark.json` in a folder; only the named sets, or all.
+
+    Raises:
+        OptionError: A set that it does not have.
+    """
     source = folder / "benchmark.json"
     sets = read_retrieval_sets(source)
+    unknown = [name for name in names if name not in sets]
+    if unknown:
+        message = f"no such set: {', '.join(unknown)}; {source} has {', '.join(sets)}"
+        raise OptionError(message)
+    references = list(sets[REFERENCES].database)
     train = [image.path for image in read_training_images(source)]
-    scored = (path for one in sets.values() for path in members(one))
-    return Photos(source, sets, train, _unique([*scored, *train]))
+    chosen = {name: one for name, one in sets.items() if not names or name in names}
+    scored = (path for one in chosen.values() for path in members(one))
+    return Photos(source, chosen, references, train, _unique([*scored, *references, *train]))
 
 
 def members(dataset: RetrievalSet) -> list[Path]:
@@ -65,7 +78,7 @@ def whitenings(fp32: Pooled, poolings: Mapping[str, str], photos: Photos) -> dic
         poolings: By the name of a pooling the one whose FP32 vectors it is whitened by.
         photos: Whose pictures they are.
     """
-    groups = [photos.rows(photos.train), photos.rows(photos.sets[REFERENCES].database)]
+    groups = [photos.rows(photos.train), photos.rows(photos.references)]
     weights = [np.full(len(group), 1 / len(group)) for group in groups]
     fitted = {}
     for pooling in set(poolings.values()):
@@ -84,6 +97,8 @@ def describe(vectors_nrc: FloatArray, whitening: Whitening) -> Descriptors:
 def compare(reference_nd: Descriptors, found_nd: Descriptors, photos: Photos, names: Sequence[str]) -> dict[str, Any]:
     """For each named set what FP32 and the form score, and how near their descriptors are; `all` for all pictures.
 
+    `standard_error` is that of the change of mAP, over the queries.
+
     Args:
         reference_nd: FP32 descriptors of `photos.pictures`, of the first ones at least.
         found_nd: Those of the form, of as many.
@@ -94,10 +109,13 @@ def compare(reference_nd: Descriptors, found_nd: Descriptors, photos: Photos, na
     for name in names:
         dataset = photos.sets[name]
         rows = photos.rows(members(dataset))
+        fp32, found = (_scored(dataset, descriptors_nd, photos) for descriptors_nd in (reference_nd, found_nd))
+        changes = np.subtract(found.average_precisions, fp32.average_precisions)
         sets[name] = {
             **_closeness(reference_nd[rows], found_nd[rows]),
-            "fp32": _scored(dataset, reference_nd, photos),
-            "found": _scored(dataset, found_nd, photos),
+            "fp32": {"mean_ap": fp32.mean_ap, "recall_at_1": fp32.recall_at[1]},
+            "found": {"mean_ap": found.mean_ap, "recall_at_1": found.recall_at[1]},
+            "standard_error": float(changes.std(ddof=1) / np.sqrt(len(changes))),
         }
     scored = photos.rows(_unique([path for name in names for path in members(photos.sets[name])]))
     return {"sets": sets, "all": _closeness(reference_nd[scored], found_nd[scored])}
@@ -108,10 +126,9 @@ def _closeness(reference_nd: Descriptors, found_nd: Descriptors) -> dict[str, An
     return {name: getattr(verdict, name) for name in ("passed", "cosine_min", "cosine_mean", "agreement", "images")}
 
 
-def _scored(dataset: RetrievalSet, descriptors_nd: Descriptors, photos: Photos) -> dict[str, float]:
+def _scored(dataset: RetrievalSet, descriptors_nd: Descriptors, photos: Photos) -> Scores:
     queries = descriptors_nd[photos.rows([query.image for query in dataset.queries])]
-    scores = score(dataset, queries, descriptors_nd[photos.rows(dataset.database)])
-    return {"mean_ap": scores.mean_ap, "recall_at_1": scores.recall_at[1]}
+    return score(dataset, queries, descriptors_nd[photos.rows(dataset.database)])
 
 
 def _unique(paths: Sequence[Path]) -> list[Path]:

@@ -78,16 +78,19 @@ def forms_table(results: Sequence[Result]) -> str:
 
 
 def goal_lines(results: Sequence[Result]) -> list[str]:
-    """For each result whether every set stays within GOAL, and where it does not."""
+    """For each result whether every set stays within GOAL, and by how much, with its standard error, where not."""
     lines = []
     for result in results:
-        lost = {name: one["fp32"]["mean_ap"] - one["found"]["mean_ap"] for name, one in result["sets"].items()}
-        missed = [f"{name} {-100 * value:+.2f}" for name, value in lost.items() if value > GOAL]
-        verdict = f"**missed** on {', '.join(missed)}" if missed else "met on every set"
-        largest = max(abs(value) for value in lost.values())
+        gains = {name: one["found"]["mean_ap"] - one["fp32"]["mean_ap"] for name, one in result["sets"].items()}
+        missed = [
+            f"{name} {100 * gain:+.2f} (standard error {100 * result['sets'][name]['standard_error']:.2f})"
+            for name, gain in gains.items()
+            if gain < -GOAL
+        ]
         lines.append(
-            f"- {result['trunk']}, {result['pooling']}, {result['form']} ({result['program']}): loss of at most "
-            f"{100 * GOAL:.1f} points {verdict}; the largest change either way is {100 * largest:.2f}"
+            f"- {result['trunk']}, {result['pooling']}, {_form(result)}: a loss of at most {100 * GOAL:.1f} points is "
+            + (f"**missed** on {', '.join(missed)}" if missed else "met on every set")
+            + f"; the largest change either way is {100 * max(map(abs, gains.values())):.2f}"
         )
     return lines
 

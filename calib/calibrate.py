@@ -17,7 +17,7 @@ from deepir.calib.quantise import int8_share
 from deepir.calib.ranges import METHODS
 from deepir.calib.recipe import Recipe
 from deepir.calib.record import BlockDamage, Record, Trial, read_record, record_path, write_record
-from deepir.calib.search import RecipeSearch
+from deepir.calib.search import Found, RecipeSearch
 from deepir.calib.sources import read_sources
 from deepir.card import GateVerdict, ModelCard
 from deepir.errors import GateError, InputError, ModelError, OptionError
@@ -171,38 +171,44 @@ def calibrate(
         GateError: No INT8 model passes and the config is strict.
         OptionError: The config names blocks that the model does not have.
     """
-    int8_card = dataclasses.replace(card, numerics=Numerics.INT8)
     search = RecipeSearch(proto, card, chosen.images, chosen.judge_nd, report)
     if config.quantiser == "modelopt":
-        recipe = Recipe(method="modelopt", ranges={})
         made = quantise_modelopt(proto, card, list(prepared(chosen.images.measure, card)))
-        verdicts = judge_file(made, int8_card, chosen.images, chosen.judge_nd, config.limits, report)
+        found = search.judged_model(made, Recipe(method="modelopt", ranges={}), config.limits)
     else:
         recipe = search.best(METHODS if config.method == "auto" else (config.method,))
         if config.keep is not None:
             recipe = search.kept(recipe, config.keep)
         found = search.judged(recipe, config.limits)
         if config.keep is None and not passed(found.verdicts):
-            found = search.rescued(recipe, config.limits) or found
-        recipe, made, verdicts = found.recipe, found.proto, found.verdicts
-    numerics = Numerics.INT8
+            found = _rescued(search, found, config.limits)
+    numerics, made, verdicts = Numerics.INT8, found.proto, found.verdicts
     if not passed(verdicts):
         _refuse_if_strict(verdicts, config)
         if config.keep is None:
             numerics, made = Numerics.FP16, to_fp16(proto)
-            half_card = dataclasses.replace(card, numerics=Numerics.FP16)
-            verdicts = judge_file(made, half_card, chosen.images, chosen.judge_nd, config.limits, report)
+            verdicts = judge_file(made, read_card(made), chosen.images, chosen.judge_nd, config.limits, report)
+            for verdict in verdicts:
+                report(f"FP16: {verdict.program}: {verdict_text(verdict)}")
     write_card(made, dataclasses.replace(card, numerics=numerics, gates=verdicts))
     return Calibrated(
         proto=made,
         numerics=numerics,
-        recipe=recipe,
+        recipe=found.recipe,
         verdicts=verdicts,
         images=chosen.images,
         trials=tuple(search.trials),
         damage=search.damage,
         saturation=search.saturation,
     )
+
+
+def _rescued(search: RecipeSearch, found: Found, limits: GateLimits) -> Found:
+    """What passes, first with skips in float, then with blocks in FP16; what was found before where nothing does."""
+    recipe = search.with_float_skips(found.recipe) or found.recipe
+    if recipe is not found.recipe:
+        found = search.judged(recipe, limits)
+    return found if passed(found.verdicts) else search.rescued(recipe, limits) or found
 
 
 def fp16_path(out: Path) -> Path:

@@ -21,7 +21,7 @@ def derive(proto: Any, recipe: Recipe) -> Any:
         ModelError: No convolutions to quantise.
     """
     balanced = equalise(proto, recipe.factors)
-    placement = place(balanced, keep=recipe.kept)
+    placement = place(balanced, keep=recipe.kept, skips=recipe.skips)
     convolutions = {node.name for node in balanced.graph.node if node.op_type == "Conv"}
     if not set(placement.tensors) <= set(recipe.ranges) or not {*recipe.biases, *recipe.kept} <= convolutions:
         message = "this recipe has ranges for other tensors than the model's: calibrate again, with pictures"

@@ -21,6 +21,7 @@ from deepir.runtime.progress import Report
 from deepir.score import score
 
 _FEWEST_QUERIES = 2
+_STANDARD_ERRORS = 2
 
 
 def judge_file(
@@ -64,7 +65,7 @@ def with_labels(
     """The verdict with what is lost of mAP and of recall@1 where pictures share labels; else the same.
 
     Each labelled picture is a query for the others of its label. The loss fails the gate when it exceeds both the limit
-    and its own standard error over the queries: from few pictures a loss below that is no finding.
+    and twice its own standard error over the queries: from few pictures a loss below that may be chance.
     """
     rows = [row for row, path in enumerate(images.judge) if path in images.labels]
     dataset = _labelled_set([images.judge[row] for row in rows], images.labels)
@@ -75,7 +76,7 @@ def with_labels(
         score(dataset, descriptors_nd[queries], descriptors_nd[rows]) for descriptors_nd in (reference_nd, found_nd)
     )
     losses = np.subtract(reference.average_precisions, found.average_precisions).tolist()
-    uncertain = statistics.stdev(losses) / math.sqrt(len(losses))
+    uncertain = _STANDARD_ERRORS * statistics.stdev(losses) / math.sqrt(len(losses))
     lost = statistics.fmean(losses)
     return dataclasses.replace(
         verdict,

@@ -67,7 +67,6 @@ def cut_trunk(proto: Any) -> Any:
     _keep(graph.initializer, read)
     float_type = onnx.TensorProto.FLOAT
     graph.output.extend(onnx.helper.make_tensor_value_info(name, float_type, None) for name in maps)
-    _keep_domains(trunk)
     return onnx.shape_inference.infer_shapes(trunk)
 
 
@@ -149,13 +148,6 @@ def _keep(entries: Any, names: set[str]) -> None:
     kept = [entry for entry in entries if entry.name in names]
     del entries[:]
     entries.extend(kept)
-
-
-def _keep_domains(model: Any) -> None:
-    used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
 
 
 def _fold_weights(graph: Any) -> None:

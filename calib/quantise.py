@@ -4,13 +4,15 @@ Activations are symmetric per tensor, weights symmetric per output channel and s
 Quantised are the inputs of convolutions and the skip input of residual sums; pooling and head stay in float.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deepir.calib.constants import Constants
+from deepir.calib.graph_paths import GraphPaths
+from deepir.calib.offsets import DEQUANTISED, Activations, Codes, weight_sums
 from deepir.calib.ranges import Ranges
 from deepir.errors import ModelError
 from deepir.optional import need
@@ -30,27 +32,33 @@ class Placement:
         return list(self.uses)
 
 
-def place(proto: Any, keep: Collection[str] = ()) -> Placement:
+def place(proto: Any, keep: Collection[str] = (), *, skips: bool = True) -> Placement:
     """Find the activations to quantise: the inputs of convolutions and the skip inputs of residual sums.
 
     Args:
         proto: The FP32 onnx.ModelProto.
-        keep: Names of convolutions that stay in float, and so does what only they read.
+        keep: Names of convolutions that stay in float, and so does what only they read, and the skip input of a sum
+            whose other input one of them makes: there is no INT8 convolution for the sum to fuse with.
+        skips: Whether skip inputs are quantised at all.
 
     Raises:
         ModelError: A graph without convolutions, or one in which all of them stay in float.
     """
     nodes = list(proto.graph.node)
-    depths = _depths(nodes)
+    depths, paths = _depths(nodes), GraphPaths(proto)
+    makers = {output: number for number, node in enumerate(nodes) for output in node.output}
     uses: dict[str, list[tuple[int, int]]] = {}
     quantised = False
     for number, node in enumerate(nodes):
         if node.op_type == "Conv" and node.name not in keep:
             uses.setdefault(node.input[0], []).append((number, 0))
             quantised = True
-        elif node.op_type == "Add" and all(name in depths for name in node.input):
+        elif skips and node.op_type == "Add" and all(name in depths for name in node.input):
             skip = _skip_input(depths, node)
-            uses.setdefault(node.input[skip], []).append((number, skip))
+            main = paths.makers(makers[node.input[1 - skip]])
+            if not any(nodes[maker].name in keep for maker in main):
+                uses.setdefault(node.input[skip], []).append((number, skip))
+    uses = {tensor: found for tensor, found in uses.items() if _fits(nodes, tensor, found, makers)}
     if not quantised:
         message = "this model has no convolutions to quantise" + (", all of them are kept in float" if keep else "")
         raise ModelError(message)
@@ -58,27 +66,37 @@ def place(proto: Any, keep: Collection[str] = ()) -> Placement:
 
 
 def quantise(proto: Any, placement: Placement, ranges: Ranges) -> Any:
-    """A copy of the model with Q/DQ nodes on `placement` and int8 weights in every convolution that it names."""
+    """A copy of the model with Q/DQ nodes on `placement` and int8 weights in every convolution that it names.
+
+    Args:
+        proto: The FP32 onnx.ModelProto.
+        placement: Of that model.
+        ranges: For each tensor the magnitude with which its codes end.
+    """
     onnx = need("onnx")
     quantised = onnx.ModelProto()
     quantised.CopyFrom(proto)
-    graph = quantised.graph
+    graph, constants = quantised.graph, Constants(quantised.graph)
+    activations = Activations(graph, placement.uses, ranges, constants)
+    codes = activations.encode()
+    added = {how.dequantised: _activation_pair(constants, tensor, how) for tensor, how in codes.items()}
     for tensor, places in placement.uses.items():
         for number, position in places:
-            graph.node[number].input[position] = _dequantised(tensor)
-    read = [number for places in placement.uses.values() for number, _ in places]
-    convolutions = [graph.node[number] for number in sorted(read) if graph.node[number].op_type == "Conv"]
-    added = [node for tensor in placement.tensors for node in _activation_pair(graph, tensor, ranges[tensor])]
-    # the resolutions of one graph share their weights, which are quantised once
-    weights = {name: _dequantised(name) for name in dict.fromkeys(node.input[1] for node in convolutions)}
-    added += [_weight_dequantiser(graph, name) for name in weights]
-    for node in convolutions:
-        node.input[1] = weights[node.input[1]]
-    _drop_unread(graph, weights)
-    nodes = _sorted([*graph.node, *added], [value.name for value in [*graph.input, *graph.initializer]])
-    del graph.node[:]
+            node = graph.node[number]
+            node.input[position] = codes[tensor].dequantised
+            if node.op_type == "Conv":
+                weights, node.input[1] = node.input[1], node.input[1] + DEQUANTISED
+                # the resolutions of one graph share their weights, which are quantised once
+                if node.input[1] not in added:
+                    added[node.input[1]] = [_weight_dequantiser(constants, weights)]
+                if codes[tensor].offset:
+                    sums_c = weight_sums(added[node.input[1]][0], constants)
+                    constants.add_to_bias(node, codes[tensor].offset * sums_c)
+    needed = [node for node in graph.node if not activations.needless & set(node.output)]
+    nodes = list(_woven(needed, added))
+    del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]
+    constants.drop_unread()
     return quantised
 
 
@@ -88,6 +106,16 @@ def int8_share(proto: Any) -> float:
     dequantised = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
     convolutions = [node for node in nodes if node.op_type == "Conv"]
     return sum(set(node.input[:2]) <= dequantised for node in convolutions) / max(len(convolutions), 1)
+
+
+def _fits(nodes: list[Any], tensor: str, uses: list[tuple[int, int]], makers: dict[str, int]) -> bool:
+    """Whether a tensor has an INT8 convolution on either side.
+
+    Of blocks that begin with a batch norm the skip has none: it is a sum that batch norms read in float anyway, its
+    codes would save nothing, and their errors add up from block to block.
+    """
+    read = any(nodes[number].op_type == "Conv" for number, _ in uses)
+    return read or (tensor in makers and nodes[makers[tensor]].op_type == "Conv")
 
 
 def _skip_input(depths: dict[str, int], add: Any) -> int:
@@ -108,63 +136,36 @@ def _depths(nodes: list[Any]) -> dict[str, int]:
     return depths
 
 
-def _activation_pair(graph: Any, tensor: str, largest: float) -> list[Any]:
+def _activation_pair(constants: Constants, tensor: str, how: Codes) -> list[Any]:
     helper = need("onnx.helper")
-    scale = _constant(graph, f"{tensor}/scale", np.array(max(largest / _LARGEST_CODE, _SMALLEST_SCALE), np.float32))
-    zero = _constant(graph, f"{tensor}/zero", np.array(0, np.int8))
-    codes, dequantised = f"{tensor}/codes", _dequantised(tensor)
+    scale = constants.put(f"{tensor}/scale", np.array(how.scale, np.float32))
+    zero = constants.put(f"{tensor}/zero", np.array(0, np.int8))
+    codes = f"{tensor}/codes"
     return [
-        helper.make_node("QuantizeLinear", [tensor, scale, zero], [codes], name=codes),
-        helper.make_node("DequantizeLinear", [codes, scale, zero], [dequantised], name=dequantised),
+        helper.make_node("QuantizeLinear", [how.source, scale, zero], [codes], name=codes),
+        helper.make_node("DequantizeLinear", [codes, scale, zero], [how.dequantised], name=how.dequantised),
     ]
 
 
-def _weight_dequantiser(graph: Any, name: str) -> Any:
-    onnx = need("onnx")
-    number = next(n for n, tensor in enumerate(graph.initializer) if tensor.name == name)
-    weights = onnx.numpy_helper.to_array(graph.initializer[number])
+def _weight_dequantiser(constants: Constants, name: str) -> Any:
+    weights = constants[name]
     # a dead channel has no range of its own: without a floor its scale would be 0
     scales = np.maximum(np.abs(weights).reshape(len(weights), -1).max(axis=1) / _LARGEST_CODE, _SMALLEST_SCALE)
+    scales = scales.astype(np.float32)
     codes = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1))).astype(np.int8)
     inputs = [
-        _constant(graph, f"{name}/codes", codes),
-        _constant(graph, f"{name}/scale", scales.astype(np.float32)),
-        _constant(graph, f"{name}/zero", np.zeros(len(weights), np.int8)),
+        constants.put(f"{name}/codes", codes),
+        constants.put(f"{name}/scale", scales),
+        constants.put(f"{name}/zero", np.zeros(len(weights), np.int8)),
     ]
-    output = _dequantised(name)
-    return onnx.helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=0)
+    output = name + DEQUANTISED
+    return need("onnx.helper").make_node("DequantizeLinear", inputs, [output], name=output, axis=0)
 
 
-def _drop_unread(graph: Any, weights: Collection[str]) -> None:
-    """Take out the float weights that no node reads any more; what a kept convolution shares is still read."""
-    read = {name for node in graph.node for name in node.input}
-    constants = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in weights]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-
-
-def _dequantised(name: str) -> str:
-    return f"{name}/dequantised"
-
-
-def _constant(graph: Any, name: str, value: NDArray[Any]) -> str:
-    graph.initializer.append(need("onnx.numpy_helper").from_array(value, name))
-    return name
-
-
-def _sorted(nodes: list[Any], known: list[str]) -> list[Any]:
-    """Nodes in an order in which every input is made before it is used."""
-    ready, ordered, waiting = set(known), [], nodes
-    while waiting:
-        later = []
-        for node in waiting:
-            if all(not name or name in ready for name in node.input):
-                ready.update(node.output)
-                ordered.append(node)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            message = f"the graph has a cycle or lacks a tensor near the node {waiting[0].name}"
-            raise ModelError(message)
-        waiting = later
-    return ordered
+def _woven(nodes: Iterable[Any], added: dict[str, list[Any]]) -> Iterator[Any]:
+    """The nodes in their order, and before the first that reads it what makes an added tensor."""
+    waiting = dict(added)
+    for node in nodes:
+        for name in node.input:
+            yield from waiting.pop(name, [])
+        yield node

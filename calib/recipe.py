@@ -17,6 +17,7 @@ class Recipe:
         ranges: The magnitude of each quantised tensor that becomes the code 127, after equalisation.
         factors: Equalisation: by the name of a tensor, what its channels are divided by; see `deepir.calib.equalise`.
         biases: Bias correction: by the name of a convolution, what is added to its bias.
+        skips: Whether the skip inputs of residual sums are quantised; see `deepir.calib.quantise.place`.
         kept: The convolutions that stay FP16.
     """
 
@@ -24,4 +25,5 @@ class Recipe:
     ranges: Ranges
     factors: Channels = field(default_factory=dict)
     biases: Channels = field(default_factory=dict)
+    skips: bool = True
     kept: tuple[str, ...] = ()

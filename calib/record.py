@@ -148,6 +148,7 @@ def _recipe(fields: dict[str, Any]) -> Recipe:
         ranges={str(name): _range(value) for name, value in fields["ranges"].items()},
         factors=_channels(fields["factors"]),
         biases=_channels(fields["biases"]),
+        skips=_flag(fields["skips"]),
         kept=tuple(map(str, fields["kept"])),
     )
 
@@ -158,6 +159,13 @@ def _damage(*, block: str, convolutions: list[str], damage: float) -> BlockDamag
 
 def _channels(values: dict[str, list[float]]) -> Channels:
     return {str(name): [_finite(value) for value in channels] for name, channels in values.items()}
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        message = f"expected true or false, got {value!r}"
+        raise TypeError(message)
+    return value
 
 
 def _share(value: Any) -> float:

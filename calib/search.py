@@ -31,7 +31,7 @@ from deepir.spec import Numerics
 TRIED_ON = 32
 """Measured pictures on which recipes are compared, and what blocks damage."""
 
-_CORRECTED_ON = 64
+_CORRECTED_ON = 24
 _MOST_KEPT = 0.5
 
 
@@ -93,24 +93,33 @@ class RecipeSearch:
         balanced = equalise(self._proto, factors)
         statistics = measure_statistics(balanced, place(balanced).tensors, self._batches(self._images.measure))
         recipes = [Recipe(method=method, ranges=ranges_by(statistics, method), factors=factors) for method in methods]
-        best = max(recipes, key=lambda recipe: self._try(recipe, recipe.method))
-        # other pictures than those of the trials, where there are enough
-        others = [path for path in self._images.measure if path not in self._tried_on]
-        corrected_on = others[:_CORRECTED_ON] or self._images.measure
-        biases = bias_corrections(balanced, derive(self._proto, best), self._batches(corrected_on))
-        corrected = dataclasses.replace(best, biases=biases)
-        if self._try(corrected, f"{best.method}, biases corrected") >= max(trial.cosine_mean for trial in self.trials):
-            best = corrected
-        self.saturation = {name: saturation(statistics[name], best.ranges[name]) for name in statistics}
-        return best
+        best = max(recipes, key=self._try)
+        self.saturation = {name: saturation(seen, best.ranges[name]) for name, seen in statistics.items()}
+        corrected = self._corrected(best)
+        if self._try(corrected) < max(trial.cosine_mean for trial in self.trials):
+            return best
+        return corrected
+
+    def with_float_skips(self, recipe: Recipe) -> Recipe | None:
+        """The same with the skip inputs of residual sums in float; None where the model has no such sums.
+
+        What runs along the skips of pre-activation networks is never normalised, and rounding it hurts most.
+        """
+        if place(self._proto, skips=False).uses == place(self._proto).uses:
+            return None
+        loosened = dataclasses.replace(recipe, skips=False)
+        return self._corrected(loosened) if recipe.biases else loosened
 
     def judged(self, recipe: Recipe, limits: GateLimits) -> Found:
         """Put a recipe before the gate."""
-        proto = _model(self._proto, self._card, recipe)
+        return self.judged_model(derive(self._proto, recipe), recipe, limits)
+
+    def judged_model(self, proto: Any, recipe: Recipe, limits: GateLimits) -> Found:
+        """Put an INT8 model before the gate, and tell what came out."""
+        write_card(proto, self._card)
         verdicts = judge_file(proto, self._card, self._images, self._reference_nd, limits, self._report)
-        kept = f", {len(recipe.kept)} of its convolutions FP16" if recipe.kept else ""
         for verdict in verdicts:
-            self._report(f"{recipe.method}{kept}: {verdict.program}: {verdict_text(verdict)}")
+            self._report(f"{_words(recipe)}: {verdict.program}: {verdict_text(verdict)}")
         return Found(recipe, proto, verdicts)
 
     def rescued(self, recipe: Recipe, limits: GateLimits) -> Found | None:
@@ -119,7 +128,8 @@ class RecipeSearch:
         found: dict[tuple[str, ...], Found] = {}
 
         def passes(kept: tuple[str, ...]) -> bool:
-            found[kept] = self.judged(dataclasses.replace(recipe, kept=kept), limits)
+            mixed = dataclasses.replace(recipe, kept=kept)
+            found[kept] = self.judged(self._corrected(mixed) if recipe.biases else mixed, limits)
             return passed(found[kept].verdicts)
 
         most = int(sum(len(block.convolutions) for block in blocks) * _MOST_KEPT)
@@ -146,12 +156,20 @@ class RecipeSearch:
             )
         return find_blocks(self._proto)
 
-    def _try(self, recipe: Recipe, words: str) -> float:
+    def _corrected(self, recipe: Recipe) -> Recipe:
+        """The same with biases for its own quantisation, from other pictures than the trials where there are some."""
+        tried = set(self._tried_on)
+        others = [path for path in self._images.measure if path not in tried] or self._images.measure
+        bare = dataclasses.replace(recipe, biases={})
+        balanced = equalise(self._proto, recipe.factors)
+        biases = bias_corrections(balanced, derive(self._proto, bare), self._batches(others[:_CORRECTED_ON]))
+        return dataclasses.replace(recipe, biases=biases)
+
+    def _try(self, recipe: Recipe) -> float:
         found_nd = describe_fast(_model(self._proto, self._card, recipe), self._card, self._tried_on)
         cosines = np.sum(found_nd * self._tried_nd, axis=1)
-        words = f"{words}, equalised" if recipe.factors else words
-        self.trials.append(Trial(words, round(float(cosines.min()), 6), round(float(cosines.mean()), 6)))
-        self._report(f"tried {words}: cosine min {cosines.min():.4f} mean {cosines.mean():.4f}")
+        self.trials.append(Trial(_words(recipe), round(float(cosines.min()), 6), round(float(cosines.mean()), 6)))
+        self._report(f"tried {_words(recipe)}: cosine min {cosines.min():.4f} mean {cosines.mean():.4f}")
         return self.trials[-1].cosine_mean
 
     def _batches(self, paths: Sequence[Path]) -> Callable[[], Iterable[Feeds]]:
@@ -193,3 +211,14 @@ def _model(proto: Any, card: ModelCard, recipe: Recipe) -> Any:
     made = derive(proto, recipe)
     write_card(made, card)
     return made
+
+
+def _words(recipe: Recipe) -> str:
+    """A recipe for people: "mse, equalised, biases corrected, 3 convolutions FP16"."""
+    parts = {
+        "equalised": recipe.factors,
+        "biases corrected": recipe.biases,
+        "skips in float": not recipe.skips,
+        f"{len(recipe.kept)} convolutions FP16": recipe.kept,
+    }
+    return ", ".join([recipe.method, *(words for words, present in parts.items() if present)])

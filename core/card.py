@@ -57,8 +57,9 @@ class GateVerdict:
 
     def __post_init__(self) -> None:
         figures = (self.cosine_min, self.cosine_mean, self.agreement, self.map_loss or 0.0, self.recall_loss or 0.0)
-        if not (isinstance(self.passed, bool) and all(math.isfinite(figure) for figure in figures)):
-            message = f"a verdict of passed={self.passed!r} with the figures {figures}"
+        counted = isinstance(self.passed, bool) and type(self.images) is type(self.queries) is int
+        if not (counted and isinstance(self.program, str) and all(map(math.isfinite, figures))):
+            message = f"a verdict of passed={self.passed!r} on {self.images!r} pictures with the figures {figures}"
             raise ValueError(message)
 
 

@@ -67,6 +67,9 @@ def show_training(run: Path) -> Html:
 def read_calibration(run: Path) -> dict[str, Any]:
     """Return the record that the calibration left."""
     record: dict[str, Any] = json.loads((run / "student.int8.calib.json").read_text(encoding="utf-8"))
+    # the verdict that decides: the first that failed, else the first
+    verdicts = record["verdicts"]
+    record["verdict"] = next((verdict for verdict in verdicts if not verdict["passed"]), verdicts[0])
     return record
 
 
@@ -82,7 +85,8 @@ def show_calibration(record: Mapping[str, Any]) -> Html:
             passed,
             f" on {verdict['images']} pictures: cosine of the INT8 descriptor to the FP32 one "
             f"{verdict['cosine_mean']:.4f} on average and {verdict['cosine_min']:.4f} at worst; the same nearest "
-            f"neighbour for {verdict['agreement']:.1%} of the pictures. Ranges chosen by {record['method']}.",
+            f"neighbour for {verdict['agreement']:.1%} of the pictures, in {verdict['program']}. Ranges chosen by "
+            f"{record['recipe']['method']}; {len(record['recipe']['kept'])} convolutions stay FP16.",
         ),
         *(
             []

@@ -103,7 +103,7 @@ def precisions(labels: str, rows_nd: Descriptors) -> list[float]:
 
 @pytest.mark.parametrize("noise", [0.02, 0.1, 0.2, 0.4])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_loss_counts_beyond_the_limit_and_its_own_standard_error(noise: float, seed: int) -> None:
+def test_a_loss_counts_beyond_the_limit_and_twice_its_standard_error(noise: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = "abcdefghijkl" * 5
     things = rng.normal(size=(12, 8))[list(range(12)) * 5]
@@ -112,7 +112,7 @@ def test_a_loss_counts_beyond_the_limit_and_its_own_standard_error(noise: float,
     losses = np.subtract(precisions(labels, reference), precisions(labels, found))
     verdict = labelled(labels, reference, found)
     assert verdict.map_loss == pytest.approx(losses.mean(), abs=1e-6)
-    assert verdict.passed == (losses.mean() <= max(0.003, losses.std(ddof=1) / np.sqrt(60)))
+    assert verdict.passed == (losses.mean() <= max(0.003, 2 * losses.std(ddof=1) / np.sqrt(60)))
 
 
 def test_onnx_runtime_judges_what_the_tests_name(

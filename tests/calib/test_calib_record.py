@@ -43,6 +43,7 @@ RECIPES = st.builds(
     ranges=st.dictionaries(NAMES, st.floats(0, 1e6)),
     factors=st.dictionaries(NAMES, st.lists(NUMBERS)),
     biases=st.dictionaries(NAMES, st.lists(NUMBERS)),
+    skips=st.booleans(),
     kept=st.lists(NAMES).map(tuple),
 )
 
@@ -154,6 +155,7 @@ def test_a_damaged_record_is_refused(calibrated: tuple[Path, Path], tmp_path: Pa
         {"biases": {"stem.0": [float("inf")]}},
         {"factors": {"stem.0": 3}},
         {"kept": 3},
+        {"skips": "no"},
     ],
 )
 def test_a_damaged_recipe_is_refused(calibrated: tuple[Path, Path], tmp_path: Path, changes: dict[str, object]) -> None:

@@ -46,7 +46,8 @@ def made_run(modules: dict[str, ModuleType], tmp_path: Path) -> Path:
         lines = [{"epoch": epoch + 1, "loss": 2.0 / (epoch + 1), **extra, "seconds": 1.5} for epoch in range(rows)]
         _write_lines(tmp_path / f"{key}.safetensors.log.jsonl", lines)
     verdict = {"passed": True, "cosine_min": 0.9512, "cosine_mean": 0.9934, "agreement": 0.981, "images": 45}
-    _write_json(tmp_path / "student.int8.calib.json", {"method": "entropy", "verdict": verdict})
+    record = {"recipe": {"method": "entropy", "kept": ["stem"]}, "verdicts": [{**verdict, "program": "ONNX Runtime"}]}
+    _write_json(tmp_path / "student.int8.calib.json", record)
     _write_walk(tmp_path)
     _write_video(tmp_path / "shop" / "walk.webm", len(TRUTH))
     (tmp_path / "walk_annotated.webm").write_bytes(b"not a film")
@@ -184,10 +185,13 @@ def test_the_page_tells_the_verdict_and_warns_where_it_failed(write: Any, made_r
     assert "0.9934 on average and 0.9512 at worst" in page
     assert "did not pass" not in page
     path = made_run / "student.int8.calib.json"
-    _write_json(
-        path, json.loads(path.read_text()) | {"verdict": {**json.loads(path.read_text())["verdict"], "passed": False}}
-    )
-    assert "did not pass" in write()
+    record = json.loads(path.read_text())
+    failed = {**record["verdicts"][0], "passed": False, "cosine_mean": 0.9123, "program": "OpenVINO, CPU (bf16)"}
+    _write_json(path, {**record, "verdicts": [*record["verdicts"], failed]})
+    page = write()
+    assert "did not pass" in page
+    assert "0.9123 on average" in page
+    assert "in OpenVINO, CPU (bf16). Ranges chosen by entropy; 1 convolutions stay FP16" in page
 
 
 def test_right_references_are_framed_green_and_wrong_ones_red(write: Any) -> None:
