@@ -24,7 +24,6 @@ from int8_forms import (
     file_words,
     fp16_trunk,
     fp32_file,
-    library_cost,
     library_file,
     measured,
     our_file,
@@ -129,14 +128,14 @@ def sizes_part(subject: Subject) -> Iterator[Result]:
 
 
 def time_part(subject: Subject) -> Iterator[Result]:
-    """Seconds and memory of a whole calibration, and of the libraries without a gate."""
+    """Seconds and memory of a whole calibration of one trunk, gate and all."""
     trunk, count = TIMED
     if subject.trunk == trunk:
-        costs = {f"deepir-calib, {count} pictures, gate and all": calibration_cost(trunk, count, subject.work)}
-        for name in subject.choice.libraries:
-            costs[f"{name}, {len(measured(trunk, subject.work))} pictures"] = library_cost(trunk, name, subject.work)
-        for name, cost in costs.items():
-            yield {"trunk": trunk, "form": name, "cost": asdict(cost)}
+        yield {
+            "trunk": trunk,
+            "form": f"{count} pictures",
+            "cost": asdict(calibration_cost(trunk, count, subject.work)),
+        }
 
 
 def quality_text(results: Sequence[Result]) -> str:
@@ -153,11 +152,8 @@ def libraries_text(results: Sequence[Result]) -> str:
 
 
 def time_text(results: Sequence[Result]) -> str:
-    rows = [
-        [one["trunk"], one["form"], f"{one['cost']['seconds']:.0f}", f"{one['cost']['megabytes']:.0f}"]
-        for one in results
-    ]
-    return markdown(["trunk", "quantiser", "s", "most memory, MB"], rows, words=2)
+    rows = [[one["trunk"], one["form"], *(f"{value:.0f}" for value in one["cost"].values())] for one in results]
+    return markdown(["trunk", "deepir-calib", "s", "s of all processors", "most memory, MB"], rows, words=2)
 
 
 PARTS: dict[str, tuple[Callable[[Subject], Iterator[Result]], Callable[[Sequence[Result]], str]]] = {

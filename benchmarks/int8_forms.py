@@ -54,9 +54,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a process took: seconds on the clock, and the most memory it held, in MB."""
+    """What a process took: seconds on the clock and of all processors, and the most memory it held, in MB."""
 
     seconds: float
+    processor_seconds: float
     megabytes: float
 
 
@@ -93,11 +94,10 @@ def fp16_trunk(trunk: str, work: Work) -> Path:
 
 
 def our_file(trunk: str, work: Work) -> Path:
-    """What deepir-calib makes of the FP32 file and `train`; INT8 even where it would rather give FP16."""
+    """What deepir-calib makes of the FP32 file and `train`: all INT8, as the libraries, whatever the gate says."""
     path = work.path(trunk, ".int8")
-    for options in ([], ["--keep-fp16", "0"]):
-        if not path.exists():
-            _calibrate(fp32_file(trunk, work), path, work, len(work.photos.train), options)
+    if not path.exists():
+        _calibrate(fp32_file(trunk, work), path, work, len(work.photos.train), ["--keep-fp16", "0"])
     return path
 
 
@@ -121,9 +121,8 @@ def library_file(trunk: str, library: str, work: Work) -> Path:
         card = read_card(read_onnx(model))
         np.save(images, np.concatenate([feeds[INPUT_NAME] for feeds in prepared(measured(trunk, work), card)]))
         python = work.modelopt if library.startswith("modelopt") else Path(sys.executable)
-        cost = run_apart([str(python), str(LIBRARIES), library, str(model), str(images), str(path)])
+        run_apart([str(python), str(LIBRARIES), library, str(model), str(images), str(path)])
         images.unlink()
-        write_text(path.with_suffix(".json"), json.dumps(asdict(cost)))
     return path
 
 
@@ -149,17 +148,9 @@ def calibration_cost(trunk: str, count: int, work: Work) -> Cost:
     return Cost(**json.loads(kept.read_text(encoding="utf-8")))
 
 
-def library_cost(trunk: str, library: str, work: Work) -> Cost:
-    """What the library took."""
-    kept = library_file(trunk, library, work).with_suffix(".json")
-    return Cost(**json.loads(kept.read_text(encoding="utf-8")))
-
-
 def _calibrate(model: Path, out: Path, work: Work, count: int, options: Sequence[str] = ()) -> Cost:
     words = [sys.executable, "-c", CALIBRATE, str(model), "--images", str(work.photos.source)]
-    cost = run_apart([*words, "--num", str(count), *options, "-o", str(out)])
-    write_text(out.with_suffix(".cost.json"), json.dumps(asdict(cost)))
-    return cost
+    return run_apart([*words, "--num", str(count), *options, "-o", str(out)])
 
 
 def run_apart(words: Sequence[str]) -> Cost:
@@ -175,7 +166,7 @@ def run_apart(words: Sequence[str]) -> Cost:
     if status:
         message = f"exit code {os.waitstatus_to_exitcode(status)} of: {' '.join(words)}"
         raise EngineError(message)
-    return Cost(time.monotonic() - started, usage.ru_maxrss / 1000)
+    return Cost(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000)
 
 
 def _round_to_half(graph: Any) -> None:

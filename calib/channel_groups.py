@@ -72,7 +72,7 @@ class ChannelGroups:
             self._ids[node.output[0]] = self._ids[data[0]]
         elif kind == "Concat" and attribute(node, "axis", 0) == 1 and all(name in self._ids for name in inputs):
             self._ids[node.output[0]] = np.concatenate([self._ids[name] for name in inputs])
-        elif self._hands_on(node) and len(node.output) == 1:
+        elif data and self._hands_on(node) and len(node.output) == 1:
             if data[0] in self._ids:
                 self._ids[node.output[0]] = self._ids[data[0]]
         else:
@@ -108,11 +108,11 @@ class ChannelGroups:
         kind, inputs = node.op_type, list(node.input)
         if kind == "Clip":
             return clip_bound(node, self.constants) is not None
-        given = [self.constants.get(name) for name in inputs[1:] if name]
+        given = [self.constants.get(name) for name in inputs[1:]]
         if kind == "Pad":
-            mode = attribute(node, "mode", b"constant")
-            zero = len(given) < 2 or (given[1] is not None and given[1].item() in (0, -np.inf))
-            return mode == b"constant" and zero and given[0] is not None and not given[0].reshape(2, -1)[:, :2].any()
+            zero = len(given) < 2 or not inputs[2] or (given[1] is not None and given[1].item() in (0, -np.inf))
+            plain = attribute(node, "mode", b"constant") == b"constant" and zero and len(given) < 3
+            return plain and given[0] is not None and not given[0].reshape(2, -1)[:, :2].any()
         if kind == "Slice":
             axes = given[2] if len(given) > 2 else None
             return axes is not None and set(axes.tolist()) <= _SPATIAL_AXES

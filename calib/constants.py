@@ -58,7 +58,7 @@ class Constants:
         return self[name].astype(np.float64).ravel() if name else np.zeros(1)
 
     def add_to_bias(self, node: Any, values_c: NDArray[np.float64]) -> None:
-        """Add to what a node adds to its channels, which becomes its own constant, whoever else reads the old one.
+        """Add to what a node adds to its channels; a constant that others read too stays what it is.
 
         Args:
             node: One that has a `bias_position`.
@@ -71,7 +71,14 @@ class Constants:
         channels = len(self[node.input[1]]) if node.input[1] in self else len(values_c)
         shape = self[name].shape if name else (channels,)
         bias = np.broadcast_to(self.bias(node) + values_c, channels if not name else self[name].size).reshape(shape)
-        node.input[position] = self.put(f"{node.output[0]}/bias", bias.astype(np.float32))
+        if not name or sum(name == read for other in self._graph.node for read in other.input) > 1:
+            name = self._new_name(f"{node.output[0]}/bias")
+        node.input[position] = self.put(name, bias.astype(np.float32))
+
+    def _new_name(self, name: str) -> str:
+        while name in self:
+            name += "_"
+        return name
 
     def _read(self) -> set[str]:
         return {name for node in self._graph.node for name in node.input} | {one.name for one in self._graph.output}

@@ -42,6 +42,7 @@ def find_factors(proto: Any, statistics: Mapping[str, TensorStatistics]) -> Chan
     factors_g = _wanted(proto, groups, statistics)
     factors_g[groups.held()] = 1
     _stay_below_bounds(proto, groups, statistics, factors_g)
+    factors_g[groups.held()] = 1
     found: Channels = {}
     known = np.zeros(groups.count, dtype=bool)
     for tensor in groups.tensors:
@@ -88,9 +89,9 @@ def _wanted(proto: Any, groups: ChannelGroups, statistics: Mapping[str, TensorSt
     for node in proto.graph.node:
         ids = groups.of(node.input[0]) if node.op_type == "Conv" else None
         if ids is not None and node.input[0] in statistics:
-            weights_oc = _magnitudes(groups.constants[node.input[1]], attribute(node, "group", 1))
-            if weights_oc is not None:
-                np.maximum.at(weight_g, ids, _floored(weights_oc.max(axis=0)))
+            weight_c = _weight_by_input(groups.constants[node.input[1]], attribute(node, "group", 1))
+            if weight_c is not None:
+                np.maximum.at(weight_g, ids, _floored(weight_c))
     factors_g = np.ones(groups.count)
     measured = largest_g > 0
     mixed = measured & (weight_g > 0)
@@ -99,8 +100,8 @@ def _wanted(proto: Any, groups: ChannelGroups, statistics: Mapping[str, TensorSt
     return factors_g
 
 
-def _magnitudes(weights: NDArray[np.float32], parts: int) -> NDArray[np.float64] | None:
-    """How much each output takes of each input relative to the most it takes of one; None of a depthwise convolution.
+def _weight_by_input(weights: NDArray[np.float32], parts: int) -> _Factors | None:
+    """The most that an output takes of each input, relative to the most it takes of one; None of depthwise weights.
 
     Args:
         weights: (outputs, inputs / parts, height, width).
@@ -110,11 +111,12 @@ def _magnitudes(weights: NDArray[np.float32], parts: int) -> NDArray[np.float64]
         return None
     share_oc = np.abs(weights.astype(np.float64)).reshape(*weights.shape[:2], -1).max(axis=2)
     share_oc /= np.maximum(share_oc.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return np.concatenate([part.max(axis=0, keepdims=True) for part in np.split(share_oc, parts)], axis=1)
+    return np.concatenate([part.max(axis=0) for part in np.split(share_oc, parts)])
 
 
 def _floored(values_c: _Factors) -> _Factors:
-    return np.maximum(values_c, _LEAST_SHARE * values_c.max())
+    floored_c: _Factors = np.maximum(values_c, _LEAST_SHARE * values_c.max())
+    return floored_c
 
 
 def _stay_below_bounds(
@@ -149,13 +151,12 @@ def _read_factors(groups: ChannelGroups, factors: Channels) -> _Factors:
 
 
 class _Scaling:
-    """Puts factors into the constants of a graph, each of them once."""
+    """Puts factors into the constants of a graph."""
 
     def __init__(self, groups: ChannelGroups, factors_g: _Factors, constants: Mapping[str, Any]) -> None:
         self._groups = groups
         self._factors_g = factors_g
         self._constants = constants
-        self._done: set[str] = set()
         self.bounds: list[Any] = []
 
     def scaled(self, node: Any) -> list[Any]:
@@ -187,11 +188,10 @@ class _Scaling:
             self._put(name, lambda values: (values.ravel() / factors_c).reshape(values.shape))
 
     def _put(self, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        if name not in self._done:
-            values = self._groups.constants[name]
-            changed = change(values.astype(np.float64)).astype(values.dtype)
-            self._constants[name].CopyFrom(need("onnx.numpy_helper").from_array(changed, name))
-            self._done.add(name)
+        # of what the model gave: whoever shares the constant changes it alike
+        values = self._groups.constants[name]
+        changed = change(values.astype(np.float64)).astype(values.dtype)
+        self._constants[name].CopyFrom(need("onnx.numpy_helper").from_array(changed, name))
 
     def _relu_and_min(self, clip: Any, factors_c: _Factors) -> list[Any]:
         onnx = need("onnx")

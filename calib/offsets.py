@@ -23,7 +23,6 @@ Uses = Mapping[str, Sequence[tuple[int, int]]]
 _TOLERANCE = 1e-3
 """A bound that lies within the range by less than this share of it is no bound; a step is eight times as much."""
 
-
 DEQUANTISED = "/dequantised"
 """Added to the name of a tensor and of weights: what their codes are turned back into."""
 
@@ -161,7 +160,8 @@ class Activations:
     def _adder(self, tensor: str) -> Any:
         """The node whose bias shifts all of a tensor that one node alone reads; None where there is none."""
         node = self._makers.get(tensor)
-        if node is None or not self._read_once(tensor):
+        # what is rounded itself would leave its range
+        if node is None or tensor in self._uses or not self._read_once(tensor):
             return None
         if self._constants.bias_position(node) is not None:
             return node

@@ -45,15 +45,15 @@ def place(proto: Any, keep: Collection[str] = (), *, skips: bool = True) -> Plac
         ModelError: A graph without convolutions, or one in which all of them stay in float.
     """
     nodes = list(proto.graph.node)
-    depths, paths = _depths(nodes), GraphPaths(proto)
+    depths, paths, constants = _depths(proto), GraphPaths(proto), {tensor.name for tensor in proto.graph.initializer}
     makers = {output: number for number, node in enumerate(nodes) for output in node.output}
     uses: dict[str, list[tuple[int, int]]] = {}
     quantised = False
     for number, node in enumerate(nodes):
-        if node.op_type == "Conv" and node.name not in keep:
+        if node.op_type == "Conv" and node.name not in keep and node.input[1] in constants:
             uses.setdefault(node.input[0], []).append((number, 0))
             quantised = True
-        elif skips and node.op_type == "Add" and all(name in depths for name in node.input):
+        elif skips and node.op_type == "Add" and all(name in depths and name in makers for name in node.input):
             skip = _skip_input(depths, node)
             main = paths.makers(makers[node.input[1 - skip]])
             if not any(nodes[maker].name in keep for maker in main):
@@ -127,12 +127,14 @@ def _skip_input(depths: dict[str, int], add: Any) -> int:
     return 0 if depths[add.input[0]] < depths[add.input[1]] else 1
 
 
-def _depths(nodes: list[Any]) -> dict[str, int]:
-    """By tensor, how many convolutions lie between it and the input, on the longest way."""
-    depths: dict[str, int] = {}
-    for node in nodes:
+def _depths(proto: Any) -> dict[str, int]:
+    """By tensor, how many convolutions lie between it and the input, on the longest way; constants have no depth."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    depths = {value.name: 0 for value in proto.graph.input if value.name not in constants}
+    for node in proto.graph.node:
         above = [depths[name] for name in node.input if name in depths]
-        depths.update(dict.fromkeys(node.output, max(above, default=0) + (node.op_type == "Conv")))
+        if above:
+            depths.update(dict.fromkeys(node.output, max(above) + (node.op_type == "Conv")))
     return depths
 
 

@@ -143,11 +143,13 @@ class RecipeSearch:
             OptionError: A name of no block and no convolution.
         """
         if isinstance(keep, int):
-            blocks = self._measured_damage(recipe) if keep else []
-            names = tuple(name for damage in self.damage[:keep] for name in damage.convolutions) if blocks else ()
+            if keep:
+                self._measured_damage(recipe)
+            names = tuple(name for damage in self.damage[:keep] for name in damage.convolutions)
         else:
             names = named_convolutions(keep, find_blocks(self._proto))
-        return dataclasses.replace(recipe, kept=names)
+        mixed = dataclasses.replace(recipe, kept=names)
+        return self._corrected(mixed) if recipe.biases and names else mixed
 
     def _measured_damage(self, recipe: Recipe) -> list[Block]:
         if not self.damage:

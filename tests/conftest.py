@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -216,3 +217,41 @@ def tensorrt_bindings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         return {**os.environ, "PYTHONPATH": str(found), "LD_LIBRARY_PATH": str(stubs)}
 
     return variables
+
+
+@pytest.fixture(scope="session")
+def rtx_build() -> Callable[..., tuple[bytes, str]]:
+    """rtx_build(content, *profiles) gives a plan for compute capability 8.6, and TensorRT-RTX's list of its kernels.
+
+    A profile has the smallest, usual and largest shape of each input; without one, one to four pictures of 64 x 64.
+    """
+    trt: Any = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx (Linux on x86-64)")
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[tuple[object, str]] = []
+
+        def log(self, severity: object, message: str) -> None:
+            self.lines.append((severity, message))
+
+    def build(content: bytes, *profiles: dict[str, list[tuple[int, ...]]]) -> tuple[bytes, str]:
+        log = Log()
+        builder = trt.Builder(log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)
+        assert parser.parse(content), [str(parser.get_error(number)) for number in range(parser.num_errors)]
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        for shapes in profiles or ({"images": [(batch, 3, 64, 64) for batch in (1, 1, 4)]},):
+            profile = builder.create_optimization_profile()
+            for name, (smallest, usual, largest) in shapes.items():
+                profile.set_shape(name, smallest, usual, largest)
+            config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        assert plan is not None, [line for severity, line in log.lines if severity == trt.ILogger.ERROR]
+        return bytes(plan), next(line for _, line in log.lines if line.startswith("Layers:"))
+
+    return build

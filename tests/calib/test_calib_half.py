@@ -208,9 +208,10 @@ def test_what_cannot_be_kept_is_refused(master: onnx.ModelProto, name: str, word
 
 
 @pytest.mark.rtx
-def test_tensorrt_rtx_computes_them_in_fp16_and_the_others_in_int8(master: onnx.ModelProto) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra rtx (Linux on x86-64)")
-    layers = rtx_layers(trt, inline_local_functions(mixed(master, {MIDDLE})).SerializeToString())
+def test_tensorrt_rtx_computes_them_in_fp16_and_the_others_in_int8(
+    master: onnx.ModelProto, rtx_build: Callable[..., tuple[bytes, str]]
+) -> None:
+    _, layers = rtx_build(inline_local_functions(mixed(master, {MIDDLE})).SerializeToString())
     kernels = [line for line in layers.splitlines() if "LayerType: correlation" in line]
     types = {
         name: line.split("Datatype: ", 1)[1].split(",", 1)[0]
@@ -219,30 +220,3 @@ def test_tensorrt_rtx_computes_them_in_fp16_and_the_others_in_int8(master: onnx.
         if f"[ONNX Layer: {name}]" in line
     }
     assert types == {STEM: "Int8", MIDDLE: "Half", LAST: "Int8"}
-
-
-def rtx_layers(trt: Any, content: bytes) -> str:
-    """TensorRT-RTX's list of the kernels that it builds for compute capability 8.6."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.lines: list[str] = []
-
-        def log(self, severity: object, message: str) -> None:
-            self.lines.append(message)
-
-    log = Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    assert parser.parse(content)
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    profile = builder.create_optimization_profile()
-    profile.set_shape("images", *[(batch, 3, 64, 64) for batch in (1, 1, 4)])
-    config.add_optimization_profile(profile)
-    assert builder.build_serialized_network(network, config) is not None
-    return next(line for line in log.lines if line.startswith("Layers:"))
