@@ -17,10 +17,10 @@ from int8_scores import Photos
 from shop_photos import load_trunk, whitened
 from shop_photos import read_photos as read_shop_photos
 
+from deepir.calib.derive import plain_int8
 from deepir.calib.modelopt import cut_trunk
 from deepir.calib.onnx_file import prepared, read_card, read_onnx, write_onnx
-from deepir.calib.quantise import int8_share, place, quantise
-from deepir.calib.ranges import measure_statistics, ranges_by
+from deepir.calib.quantise import int8_share
 from deepir.calib.record import read_record, record_path
 from deepir.card import INPUT_NAME
 from deepir.errors import EngineError
@@ -131,11 +131,10 @@ def sized_file(trunk: str, count: int, work: Work) -> Path:
     path = work.path(trunk, f".{count}")
     if not path.exists():
         proto = read_onnx(fp32_file(trunk, work))
-        card, placement = read_card(proto), place(proto)
+        card = read_card(proto)
         order = np.random.default_rng(0).permutation(len(work.photos.train))[:count]
         pictures = [work.photos.train[row] for row in order]
-        statistics = measure_statistics(proto, placement.tensors, lambda: prepared(pictures, card))
-        write_onnx(quantise(proto, placement, ranges_by(statistics, "max")), path)
+        write_onnx(plain_int8(proto, lambda: prepared(pictures, card)), path)
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from deepir.calib.derive import derive
 from deepir.calib.gate import judge_file, passed
-from deepir.calib.images import CalibrationSet, ChosenImages, choose_images
+from deepir.calib.images import FEWEST, CalibrationSet, ChosenImages, choose_images
 from deepir.calib.keep import Keep
 from deepir.calib.modelopt import quantise_modelopt
 from deepir.calib.onnx_file import Describer, prepared, read_card, read_onnx, write_card, write_onnx
@@ -40,7 +40,7 @@ class CalibrationConfig:
         most: Pictures used, at most; `seed` says which.
         gate_images: Judged on these instead of a quarter of the others.
         strict: Write nothing when no INT8 file passes the gate.
-        quantiser: Who places the Q/DQ nodes.
+        quantiser: Who places the Q/DQ nodes. ModelOpt knows the methods max (for auto too) and entropy, and no blocks.
     """
 
     method: str = "auto"
@@ -61,6 +61,11 @@ class CalibrationConfig:
             raise OptionError(message)
         if self.quantiser not in QUANTISERS:
             message = f"the quantiser must be one of {', '.join(QUANTISERS)}, got {self.quantiser!r}"
+            raise OptionError(message)
+        if self.quantiser == "modelopt" and self.keep:
+            message = (
+                "--keep-fp16 takes auto or 0 with --quantiser modelopt: only our own quantiser keeps blocks in FP16"
+            )
             raise OptionError(message)
 
 
@@ -173,8 +178,9 @@ def calibrate(
     """
     search = RecipeSearch(proto, card, chosen.images, chosen.judge_nd, report)
     if config.quantiser == "modelopt":
-        made = quantise_modelopt(proto, card, list(prepared(chosen.images.measure, card)))
-        found = search.judged_model(made, Recipe(method="modelopt", ranges={}), config.limits)
+        method = "max" if config.method == "auto" else config.method
+        made = quantise_modelopt(proto, card, list(prepared(chosen.images.measure, card)), method=method)
+        found = search.judged_model(made, Recipe(method=f"modelopt {method}", ranges={}), config.limits)
     else:
         recipe = search.best(METHODS if config.method == "auto" else (config.method,))
         if config.keep is not None:
@@ -231,6 +237,12 @@ def _chosen_images(
         judge=tuple(judges),
         labels={path: label for path, label in judges.items() if label is not None},
     )
+    if len(images.measure) < FEWEST:
+        message = (
+            f"without the {len(judges)} pictures of --gate-images {len(images.measure)} are left to calibrate with, "
+            f"and it takes {FEWEST}: judge on others, or give more with --images"
+        )
+        raise InputError(message)
     return ChosenImages(images, describe_paths(images.judge))
 
 

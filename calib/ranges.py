@@ -23,7 +23,7 @@ from deepir.errors import InputError, ModelError, OptionError
 from deepir.optional import need
 
 Ranges = dict[str, float]
-"""Tensor name to the magnitude that becomes the code 127."""
+"""Tensor name to the magnitude with which its codes end."""
 
 _SAMPLES = 65536
 """Values of a picture's tensor that are counted; the rest of a larger one only fixes its extremes and means."""

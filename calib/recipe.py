@@ -14,7 +14,7 @@ class Recipe:
 
     Attributes:
         method: How the ranges were chosen, one of `deepir.calib.ranges.METHODS`.
-        ranges: The magnitude of each quantised tensor that becomes the code 127, after equalisation.
+        ranges: The magnitude with which the codes of each quantised tensor end, after equalisation.
         factors: Equalisation: by the name of a tensor, what its channels are divided by; see `deepir.calib.equalise`.
         biases: Bias correction: by the name of a convolution, what is added to its bias.
         skips: Whether the skip inputs of residual sums are quantised; see `deepir.calib.quantise.place`.

@@ -11,7 +11,7 @@ from deepir.calib.blocks import find_blocks
 from deepir.calib.onnx_file import describe, read_card, read_onnx
 from deepir.calib.quantise import int8_share
 from deepir.calib.record import BlockDamage, Record, Trial, read_record, record_path
-from deepir.calib.search import TRIED_ON, measure_damage
+from deepir.calib.search import for_trials, measure_damage
 from deepir.card import GateVerdict
 from deepir.errors import InputError
 from deepir.runtime.progress import Report
@@ -43,7 +43,7 @@ class TensorRow:
     Attributes:
         tensor: Its name.
         readers: The nodes that read it, convolutions and residual sums.
-        largest: The magnitude that becomes the code 127.
+        largest: The magnitude with which its codes end.
         beyond: The share of its values, 0..1, that are larger; None where it is not known.
     """
 
@@ -161,13 +161,11 @@ def _damage(master: Any, record: Record, images: Sequence[Path], report: Report)
         return record.damage, "measured when the model was calibrated"
     if record.quantiser != "deepir":
         return (), f"not measured: the nodes are of {record.quantiser}, whose files cannot be derived again"
-    step = -(-len(images) // TRIED_ON) or 1
-    pictures = images[::step] or [path for path in record.images.measure if path.is_file()][:TRIED_ON]
+    pictures = for_trials(images or [path for path in record.images.measure if path.is_file()])
     if len(pictures) < _FEWEST:
         return (), "not measured: the pictures of the calibration are gone; give others with --images"
     report(f"measuring what each block damages, on {len(pictures)} pictures")
     card = read_card(master)
-
     reference_nd = describe(master, card, pictures)
     damage = measure_damage(master, card, record.recipe, pictures, reference_nd, report)
     return tuple(damage), f"measured for this report on {len(pictures)} pictures"

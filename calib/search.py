@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deepir.calib.bias import bias_corrections
-from deepir.calib.blocks import Block, find_blocks
+from deepir.calib.blocks import find_blocks
 from deepir.calib.derive import derive
 from deepir.calib.equalise import equalise, find_factors
 from deepir.calib.gate import judge_file, passed
@@ -75,8 +75,7 @@ class RecipeSearch:
         self._images = images
         self._reference_nd = reference_nd
         self._report = report
-        # at even steps, because the first of them are the most unusual
-        self._tried_on = images.measure[:: max(1, len(images.measure) // TRIED_ON)][:TRIED_ON]
+        self._tried_on = for_trials(images.measure)
         self._tried_nd = describe(proto, card, self._tried_on)
         self.trials: list[Trial] = []
         self.damage: tuple[BlockDamage, ...] = ()
@@ -103,7 +102,7 @@ class RecipeSearch:
     def with_float_skips(self, recipe: Recipe) -> Recipe | None:
         """The same with the skip inputs of residual sums in float; None where the model has no such sums.
 
-        What runs along the skips of pre-activation networks is never normalised, and rounding it hurts most.
+        All convolutions stay INT8 so; what is rounded along the skips adds up from block to block.
         """
         if place(self._proto, skips=False).uses == place(self._proto).uses:
             return None
@@ -124,7 +123,7 @@ class RecipeSearch:
 
     def rescued(self, recipe: Recipe, limits: GateLimits) -> Found | None:
         """The same with as few convolutions in FP16 as let it pass; None where half of them would not do."""
-        blocks = self._measured_damage(recipe)
+        self._measure_damage(recipe)
         found: dict[tuple[str, ...], Found] = {}
 
         def passes(kept: tuple[str, ...]) -> bool:
@@ -132,7 +131,7 @@ class RecipeSearch:
             found[kept] = self.judged(self._corrected(mixed) if recipe.biases else mixed, limits)
             return passed(found[kept].verdicts)
 
-        most = int(sum(len(block.convolutions) for block in blocks) * _MOST_KEPT)
+        most = int(sum(len(block.convolutions) for block in self.damage) * _MOST_KEPT)
         kept = fewest_kept(self.damage, passes, most=most)
         return None if kept is None else found[kept]
 
@@ -144,19 +143,18 @@ class RecipeSearch:
         """
         if isinstance(keep, int):
             if keep:
-                self._measured_damage(recipe)
+                self._measure_damage(recipe)
             names = tuple(name for damage in self.damage[:keep] for name in damage.convolutions)
         else:
             names = named_convolutions(keep, find_blocks(self._proto))
         mixed = dataclasses.replace(recipe, kept=names)
         return self._corrected(mixed) if recipe.biases and names else mixed
 
-    def _measured_damage(self, recipe: Recipe) -> list[Block]:
+    def _measure_damage(self, recipe: Recipe) -> None:
         if not self.damage:
             self.damage = tuple(
                 measure_damage(self._proto, self._card, recipe, self._tried_on, self._tried_nd, self._report)
             )
-        return find_blocks(self._proto)
 
     def _corrected(self, recipe: Recipe) -> Recipe:
         """The same with biases for its own quantisation, from other pictures than the trials where there are some."""
@@ -176,6 +174,12 @@ class RecipeSearch:
 
     def _batches(self, paths: Sequence[Path]) -> Callable[[], Iterable[Feeds]]:
         return lambda: prepared(paths, self._card)
+
+
+def for_trials(pictures: Sequence[Path]) -> tuple[Path, ...]:
+    """TRIED_ON of the pictures, at even steps, because the first of a calibration's are the most unusual."""
+    count = min(len(pictures), TRIED_ON)
+    return tuple(pictures[len(pictures) * number // count] for number in range(count))
 
 
 def measure_damage(

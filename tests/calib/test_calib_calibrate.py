@@ -187,6 +187,13 @@ def test_other_pictures_judge_when_they_are_given(master: Path, pictures: Path, 
     assert result.verdicts[0].images == 8
 
 
+def test_pictures_that_all_judge_leave_none_to_measure(master: Path, pictures: Path, tmp_path: Path) -> None:
+    result = run(master, "--images", pictures, "--gate-images", pictures, "-o", tmp_path / "m.int8.onnx")
+    assert result.exit_code == 3
+    assert "without the 48 pictures of --gate-images 0 are left to calibrate with" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_pictures_and_seed_give_the_same_file(master: Path, pictures: Path, tmp_path: Path) -> None:
     config = CalibrationConfig(method="max")
     for name in ("a", "b"):
@@ -195,10 +202,12 @@ def test_the_same_pictures_and_seed_give_the_same_file(master: Path, pictures: P
 
 
 @pytest.mark.parametrize(
-    "options", [{"method": "guess"}, {"keep": -1}, {"quantiser": "magic"}], ids=["method", "keep", "quantiser"]
+    "options",
+    [{"method": "guess"}, {"keep": -1}, {"quantiser": "magic"}, {"quantiser": "modelopt", "keep": ("stem",)}],
+    ids=["method", "keep", "quantiser", "blocks of modelopt"],
 )
 def test_a_config_that_cannot_be_is_refused(options: dict[str, object]) -> None:
-    with pytest.raises(OptionError, match=r"must be|0 or more"):
+    with pytest.raises(OptionError, match=r"must be|0 or more|only our own"):
         CalibrationConfig(**options)
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -21,6 +22,7 @@ from deepir.calib.report import read_findings
 from deepir.calib.report_cli import report_command
 from deepir.calib.report_page import findings_page
 from deepir.calib.report_text import findings_text
+from deepir.calib.search import for_trials
 from deepir.card import GateVerdict
 from deepir.distill.checkpoint import Model
 from deepir.export.graph import build_onnx
@@ -162,7 +164,15 @@ def test_of_many_pictures_some_from_all_over_are_measured_on(int8: Path, picture
     paths = sorted(pictures.rglob("*.png"))
     seen: list[str] = []
     read_findings(int8, paths, seen.append)
-    assert seen[0] == f"measuring what each block damages, on {len(paths[::2])} pictures"
+    assert (len(paths), seen[0]) == (48, "measuring what each block damages, on 32 pictures")
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 48, 63, 64, 1000])
+def test_pictures_for_trials_are_spread_over_all(count: int) -> None:
+    chosen = [int(path.name) for path in for_trials([Path(str(number)) for number in range(count)])]
+    assert len(set(chosen)) == len(chosen) == min(count, 32)
+    gaps = np.diff([*chosen, count])
+    assert gaps.max(initial=1) - gaps.min(initial=1) <= max(1, count // 32)
 
 
 def test_pictures_that_are_gone_leave_the_damage_open_and_say_what_to_do(int8: Path) -> None:

@@ -110,7 +110,7 @@ def test_pictures_that_calibration_measured_prove_nothing(checkpoint: Path, pict
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "student.int8.calib.json").read_text())
     assert 0 < 48 - len(record["measured_on"]) < 32
-    # the unseen pictures, and made-up ones up to 32: too few to tell what INT8 does, so it is the program that is proven
+    # unseen pictures, and made-up ones up to 32: too few to tell what INT8 does, so it is the program that is proven
     said = result.output.partition("OpenVINO, CPU")[2]
     assert "against student.int8.onnx in ONNX Runtime" in said
     assert "of 32 pictures" in said
