@@ -33,18 +33,12 @@ from int8_forms import (
 from int8_maps import POOLINGS, Form, GemRanges, Pooled, gem_ranges, pooled
 from int8_scores import compare, describe, members, read_photos, whitenings
 from int8_tables import Result, closeness_table, forms_table, goal_lines, markdown, quality_table
+from photos_table import TRUNKS
 
 from deepir.calib.onnx_file import read_card, read_onnx
 from deepir.errors import reports_errors
 from deepir.files import write_text
 
-TRUNKS = (
-    "squeezenet11_mxnet",
-    "mobilenetv2_mxnet_bn",
-    "mobilenetv2_torchvision_folded",
-    "resnet50v2_c4_mxnet",
-    "resnet101v2_c4_tfslim",
-)
 LIBRARIES = ("onnxruntime", "modelopt-max", "modelopt-entropy")
 SIZES = (8, 32, 128, 400)
 TIMED = ("resnet50v2_c4_mxnet", 300)
@@ -195,7 +189,7 @@ def main(folder: Path, weights: Path, out: Path, modelopt: Path | None, **option
     photos = read_photos(folder, options["sets"])
     libraries = [name for name in options["libraries"] if modelopt or not name.startswith("modelopt")]
     choice = Choice(options["poolings"], list(photos.sets), libraries)
-    run(Work(folder, weights, out, photos, modelopt), choice, options["trunks"], options["parts"])
+    run(Work(weights, out, photos, modelopt), choice, options["trunks"], options["parts"])
 
 
 if __name__ == "__main__":

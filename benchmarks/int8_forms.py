@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 from int8_scores import Photos
 from shop_photos import load_trunk, whitened
-from shop_photos import read_photos as read_shop_photos
 
 from deepir.calib.derive import plain_int8
 from deepir.calib.modelopt import cut_trunk
@@ -38,11 +37,9 @@ class Work:
     """Where everything comes from and goes to.
 
     Attributes:
-        folder: Of the benchmark's pictures.
         modelopt: A Python with deepir and ModelOpt; None leaves ModelOpt out.
     """
 
-    folder: Path
     weights: Path
     out: Path
     photos: Photos
@@ -65,8 +62,8 @@ def fp32_file(trunk: str, work: Work) -> Path:
     """The FP32 file of a trunk with R-MAC at 320 x 320, whitened on `train` and the references."""
     path = work.path(trunk, "")
     if not path.exists():
-        photos = read_shop_photos(work.folder)
-        model = whitened(load_trunk(work.weights, trunk), ((SIZE, SIZE),), photos, path.with_suffix(".safetensors"))
+        trained = load_trunk(work.weights, trunk)
+        model = whitened(trained, ((SIZE, SIZE),), work.photos, path.with_suffix(".safetensors"))
         write_onnx(build_onnx(model), path)
     return path
 
