@@ -95,8 +95,10 @@ def _layer(content: memoryview, form: _LayerForm) -> Layer:
     for field, wire, value in _fields(content):
         if field == form.name and wire == _BYTES:
             name = _text(value)
-        elif field == form.type:
-            kind = _text(value) if wire == _BYTES else _V1_TYPES.get(value, f"V1:{value}")
+        elif field == form.type and wire == _BYTES:
+            kind = _text(value)
+        elif field == form.type and wire == _VARINT:
+            kind = _V1_TYPES.get(value, f"V1:{value}")
         elif field == form.inputs and wire == _BYTES:
             inputs.append(_text(value))
         elif field == form.blobs and wire == _BYTES:

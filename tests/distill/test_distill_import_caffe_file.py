@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepir.distill.caffe_file import read_caffemodel
@@ -121,6 +121,7 @@ def outcome(path: Path) -> str:
 
 
 @given(place=st.integers(0, 279), byte=st.integers(0, 255))
+@example(place=152, byte=21)  # a type written as a 32-bit number
 @settings(max_examples=300, deadline=None)
 def test_no_changed_byte_causes_anything_but_a_model_or_one_sentence(
     place: int, byte: int, tmp_path_factory: pytest.TempPathFactory
