@@ -2,20 +2,21 @@
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from deepir.distill.choices import MININGS, TARGETS
+from deepir.distill.cli_options import reporter, start_options, training_options
 from deepir.distill.data_cli import codebook_command, collect_command
 from deepir.distill.model_cli import import_weights, inspect_weights
+from deepir.distill.reduce_cli import reduce_command
 from deepir.errors import reports_errors
 from deepir.head import COMBINATIONS, FITTED_FUSIONS, GRIDS, POOLING_NAMES, STUDENT_FUSIONS
 from deepir.spec import INTERPOLATIONS
 
 _FILE = click.Path(path_type=Path)
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _StudentByDefault(click.Group):
@@ -42,34 +43,7 @@ main.add_command(codebook_command)
 main.add_command(collect_command)
 main.add_command(import_weights)
 main.add_command(inspect_weights)
-
-
-def _option_group(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
-    def decorate(command: _F) -> _F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_training = _option_group(
-    click.option("--epochs", type=int, help="Passes over the pictures. [default: 20 for train, 10 for student]"),
-    click.option("--batch", type=int, help="Pictures a step. [default: 32]"),
-    click.option("--lr", "learning_rate", type=float, help="Peak learning rate. [default: 0.001]"),
-    click.option("--seed", type=int, default=0),
-    click.option("--workers", type=int, default=0, help="Processes that read pictures; 0 reads in this one."),
-    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1."),
-    click.option("--mixed", is_flag=True, help="Convolutions in bfloat16: faster where the device has it."),
-    click.option("--resume", is_flag=True, help="Go on where the last run with this output stopped."),
-    click.option("-q", "--quiet", is_flag=True, help="No lines for people."),
-)
-_trunk = _option_group(
-    click.option("--pretrained", is_flag=True, help="Start from the library's weights (downloads them)."),
-    click.option("--weights", type=_FILE, help="Start from this state dict (.safetensors, .pth)."),
-    click.option("--freeze-norm/--train-norm", "freeze_norm", default=None, help="Keep batch-norm statistics."),
-    click.option("--flip", is_flag=True, help="Mirror half of the pictures: not for things with text."),
-)
+main.add_command(reduce_command)
 
 
 @main.command()
@@ -89,11 +63,13 @@ _trunk = _option_group(
 @click.option("--dim", type=int, default=256, help="Values of the whitened descriptor.")
 @click.option("--power", type=float, default=0.25, help="Whitening power, 0 to 0.5.")
 @click.option("--whiten/--no-whiten", default=True, help="Fit the whitening; without it whiten --learned does best.")
-@click.option("--loss", default="MultiSimilarityLoss", help="A loss of pytorch-metric-learning.")
+@click.option("--loss", default="MultiSimilarityLoss", help="ap, tap, triplet, contrastive, lifted, ... or a class.")
 @click.option("--miner", default="MultiSimilarityMiner", help="A miner of pytorch-metric-learning, or none.")
 @click.option("--per-label", type=int, help="Pictures of each label in a batch. [default: 4]")
-@_trunk
-@_training
+@click.option("--mining", type=click.Choice(MININGS), default="random", help="Which pictures a batch holds.")
+@click.option("--warm-epochs", type=int, help="Epochs of classification before the ranking loss. [default: 0]")
+@start_options
+@training_options
 @reports_errors
 def train(images: Path, **options: Any) -> None:
     """Train a trunk on labelled pictures, then whiten it.
@@ -103,7 +79,7 @@ def train(images: Path, **options: Any) -> None:
     """
     from deepir.distill.commands import train_teacher
 
-    train_teacher(images, options, _report(quiet=options.pop("quiet")), _command_line())
+    train_teacher(images, options, reporter(quiet=options.pop("quiet")), _command_line())
 
 
 @main.command()
@@ -131,7 +107,7 @@ def whiten(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **o
     """  # noqa: D301 click needs the character
     from deepir.distill.commands import whiten_model
 
-    whiten_model(model, images, out, options, _report(quiet=quiet))
+    whiten_model(model, images, out, options, reporter(quiet=quiet))
 
 
 @main.command()
@@ -154,7 +130,7 @@ def fuse(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **opt
     """  # noqa: D301 click needs the character
     from deepir.distill.commands import fuse_model
 
-    fuse_model(model, images, out, options, _report(quiet=quiet))
+    fuse_model(model, images, out, options, reporter(quiet=quiet))
 
 
 @main.command()
@@ -168,21 +144,82 @@ def fuse(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **opt
 )
 @click.option("--middle", help="Their stages, as 3 or 3,2 (3 is res4 of a ResNet).")
 @click.option("--train", "trained", default="all", help="What learns: all, head, head+last-stage.")
+@click.option("--teacher", "more", type=_FILE, multiple=True, help="A further teacher; their descriptors are fused.")
+@click.option("--dim", type=int, help="Values of the student's descriptor.  [default: the teacher's]")
 @click.option("--views", type=int, help="Crops of each picture. [default: 4]")
-@click.option("--similarity-weight", type=float, help="Weight of in-batch similarities beside the cosine.")
+@click.option("--loss", help="Its parts' weights.  [default: cosine=4,similarity=0.3,regions=1]")
+@click.option("--jitter", help="Least and greatest factor of the student's size in training.  [default: 0.8,1.1]")
+@click.option("--combine", type=click.Choice(TARGETS), default="teacher", help="How resolutions become one target.")
+@click.option("--neighbours", type=int, default=0, help="Smooth each target with so many nearest ones.")
+@click.option("--quantised", is_flag=True, help="Train with the rounding of INT8.")
 @click.option("--cache", type=_FILE, help="Folder of the teacher's descriptors.  [default: OUT.teacher]")
-@_trunk
-@_training
+@start_options
+@training_options
 @reports_errors
 def student(teacher: Path, images: tuple[Path, ...], **options: Any) -> None:
-    """Distil the descriptors of TEACHER, at all its resolutions, into a single-resolution student."""
+    """Distil the descriptors of TEACHER, at all its resolutions, into a single-resolution student.
+
+    Several processes share the work when torchrun starts them, as in: torchrun --nproc-per-node 4 -m deepir.distill.
+
+    \b
+    Example:
+      deepir-distill teacher.safetensors --images photos/ --student timm:resnet18 --pretrained -o student.safetensors
+      deepir-distill teacher.safetensors --teacher second.safetensors --images photos/ --student start.safetensors \
+        --dim 256 -o student.safetensors
+    """  # noqa: D301 click needs the character
     from deepir.distill.commands import distil_student
 
-    distil_student(teacher, images, options, _report(quiet=options.pop("quiet")), _command_line())
+    distil_student(teacher, images, options, reporter(quiet=options.pop("quiet")), _command_line())
 
 
-def _report(*, quiet: bool) -> Any:
-    return (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
+@main.command()
+@click.argument("images", type=_FILE)
+@click.option("-o", "--out", type=_FILE, required=True, help="The student's checkpoint (.safetensors).")
+@click.option("--trunk", "trunk_name", default="timm:resnet50", help="The teacher's: timm:NAME or torchvision:NAME.")
+@click.option("--student", "student_name", default="timm:resnet18", help="The student's trunk.")
+@click.option("--pretrained", is_flag=True, help="Start both from the library's weights (downloads them).")
+@click.option("--size", default="320", help="The student's size, and the middle one of the teacher's.")
+@click.option("--scales", default="0.5,1,1.5", help="The teacher's resolutions: factors or sizes.")
+@click.option("--dim", type=int, default=256, help="Values of the descriptor.")
+@click.option("--teacher-epochs", type=int, help="Passes of the teacher over the labels. [default: 20]")
+@training_options
+@click.pass_context
+def tune(ctx: click.Context, images: Path, out: Path, **options: Any) -> None:
+    """From a folder for each label to a student of your own world: train a teacher, whiten it, distil it.
+
+    The teacher is written beside the student, as OUT.teacher.safetensors; with --resume a finished one is taken.
+
+    \b
+    Example:
+      deepir-distill tune photos/ --pretrained -o student.safetensors
+    """  # noqa: D301 click needs the character
+    teacher = out.with_suffix(".teacher.safetensors")
+    teacher_epochs, student_name = options.pop("teacher_epochs"), options.pop("student_name")
+    scales, trunk_name, epochs = options.pop("scales"), options.pop("trunk_name"), options.pop("epochs")
+    resumed = options.pop("resume")
+    if not (resumed and teacher.exists()):
+        begun = teacher.with_name(teacher.name + ".state").exists()
+        ctx.invoke(
+            train,
+            images=images,
+            out=teacher,
+            trunk_name=trunk_name,
+            scales=scales,
+            epochs=teacher_epochs,
+            resume=resumed and begun,
+            **options,
+        )
+    begun = out.with_name(out.name + ".state").exists()
+    ctx.invoke(
+        student,
+        teacher=teacher,
+        images=(images,),
+        out=out,
+        student_name=student_name,
+        epochs=epochs,
+        resume=resumed and begun,
+        **options,
+    )
 
 
 def _command_line() -> str:

@@ -10,13 +10,17 @@ from deepir.datasets import read_picture_paths, read_training_images
 from deepir.distill.align import align_head
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
-from deepir.distill.device import find_device
-from deepir.distill.epochs import Progress
+from deepir.distill.device import Device, find_device
+from deepir.distill.distil_loss import LossWeights, parse_weights
+from deepir.distill.epochs import Progress, seed_everything
 from deepir.distill.metric import MetricConfig, train_metric
 from deepir.distill.middle import with_middle
 from deepir.distill.pictures import Augmentation
+from deepir.distill.ranks import first_on_each_machine_first
+from deepir.distill.reduce import ReduceConfig, reduce_model
 from deepir.distill.student import DistilConfig, distil, training_views
-from deepir.distill.targets import teacher_targets
+from deepir.distill.teachers import TargetConfig, make_targets
+from deepir.distill.trainer import TrainConfig
 from deepir.distill.whitening import WhitenConfig, drop_projections, whiten
 from deepir.distill.whitening_choice import whiten_auto
 from deepir.distill.whitening_labels import read_labels, whiten_learned
@@ -27,13 +31,29 @@ from deepir.spec import parse_scales, parse_size
 Report = Callable[[str], None]
 Options = dict[str, Any]
 
+_VIEWS = 4
+_REGIONS = 1.0
+_JITTER = "0.8,1.1"
+_DISTIL_OPTIONS = (
+    "epochs",
+    "batch",
+    "learning_rate",
+    "freeze_norm",
+    "seed",
+    "workers",
+    "chunk",
+    "tensorboard",
+    "patience",
+)
+
 
 def train_teacher(source: Path, options: Options, report: Report, command: str) -> None:
     """Metric learning on labelled pictures, then whitening on the same pictures at every resolution."""
     started = time.monotonic()
     images = read_training_images(source)
     _check_output(options["out"])
-    device = find_device(options["device"], mixed=options["mixed"])
+    device = _device(options)
+    seed_everything(options["seed"])
     trunk = build_trunk(options["trunk_name"], pretrained=options["pretrained"], weights=options["weights"])
     size = parse_size(options["size"])
     sizes = parse_scales(options["scales"], size)
@@ -44,11 +64,17 @@ def train_teacher(source: Path, options: Options, report: Report, command: str) 
     labels = len({image.label for image in images})
     report(f"{len(images)} pictures of {labels} labels, {model.parameters / 1e6:.1f} M parameters")
     if options["epochs"] != 0:
+        names = ("epochs", "batch", "learning_rate", "per_label", "freeze_norm", "seed", "workers", "warm_epochs")
         config = MetricConfig(
             loss=options["loss"],
             miner=options["miner"],
+            mining=options["mining"],
             augmentation=Augmentation(flip=options["flip"]),
-            **_given(options, "epochs", "batch", "learning_rate", "per_label", "freeze_norm", "seed", "workers"),
+            chunk=options["chunk"],
+            held_out=options["validate"],
+            patience=options["patience"],
+            training=TrainConfig(epochs=1, compile=options["compile"], tensorboard=options["tensorboard"]),
+            **_given(options, *names),
         )
         model = train_metric(model, images, config, _progress(options, report, command), device)
     model = Model(model.network, model.spec.at_sizes(sizes))
@@ -101,28 +127,76 @@ def fuse_model(path: Path, folders: Sequence[Path], out: Path, options: Options,
 
 
 def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options, report: Report, command: str) -> None:
-    """Compute the teacher's targets, align the student's head to them, train the student."""
+    """Compute the teachers' targets, align the student's head to them, train the student."""
     started = time.monotonic()
     _check_output(options["out"])
+    config = _distil_config(options)
     paths = [path for source in sources for path in read_picture_paths(source)]
-    device = find_device(options["device"], mixed=options["mixed"])
-    teacher = load_model(teacher_path).frozen()
-    student = _student(options, teacher)
-    for model in (teacher, student):
+    device = _device(options)
+    teachers = [load_model(path).frozen() for path in (teacher_path, *options["more"])]
+    seed_everything(options["seed"])
+    student = _student(options, teachers[0])
+    for model in (*teachers, student):
         device.place(model.network).eval()
-    names = ("epochs", "batch", "views", "learning_rate", "similarity_weight", "freeze_norm", "seed", "workers")
-    config = DistilConfig(trained=options["trained"], **_given(options, *names))
-    if options["flip"]:
-        config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, flip=True))
-    views = training_views(paths, config.views)
+    views = training_views(paths, options["views"] or _VIEWS)
     cache = options["cache"] or options["out"].with_name(options["out"].name + ".teacher")
-    targets_nd = teacher_targets(teacher, views, cache, report)
-    student = align_head(student, views, targets_nd)
+    wanted = TargetConfig(regions=config.weights.regions > 0, **_given(options, "dim", "combine", "neighbours"))
+    with first_on_each_machine_first():
+        targets = make_targets(teachers, views, cache, wanted, report)
+    student = align_head(student, views, targets.descriptors_nd)
     report(f"student {student.spec.backbone} at {student.spec.size}, {student.parameters / 1e6:.2f} M parameters")
-    student = distil(student, views, targets_nd, config, _progress(options, report, command), device)
+    student = distil(student, views, targets, config, _progress(options, report, command), device)
     save_model(student, options["out"])
     report(f"{_written(options['out'], student)}, {time.monotonic() - started:.0f} s")
     report(f"next: deepir-export {options['out']} --int8 --calib {sources[0]}")
+
+
+def reduce_student(path: Path, sources: Sequence[Path], options: Options, report: Report, command: str) -> None:
+    """Fewer values for a model's descriptor, learnt from the distances between unlabelled pictures."""
+    _check_output(options["out"])
+    try:
+        dims = tuple(int(dim) for dim in options["dims"].split(","))
+    except ValueError as error:
+        message = f"--dim takes numbers that fall, such as 512,256, got {options['dims']!r}"
+        raise OptionError(message) from error
+    names = ("form", "log_sum", "epochs", "seed")
+    config = ReduceConfig(dims=dims, **{name: options[name] for name in names})
+    model = load_model(path)
+    model.network.eval()
+    views = training_views([path for source in sources for path in read_picture_paths(source)], options["views"])
+    cache = options["cache"] or options["out"].with_name(options["out"].name + ".teacher")
+    model = reduce_model(model, views, config, cache, _progress(options, report, command), Device("cpu"))
+    save_model(model, options["out"])
+    report(_written(options["out"], model))
+
+
+def _distil_config(options: Options) -> DistilConfig:
+    """How to distil; what moves or cuts a picture's regions leaves them out unless they are asked for."""
+    regions = 0.0 if options["flip"] else _REGIONS
+    weights = parse_weights(options["loss"] or "", LossWeights(regions=regions))
+    config = DistilConfig(
+        trained=options["trained"],
+        weights=weights,
+        quantised=options["quantised"],
+        validation=options["validate"],
+        jitter=_parse_jitter(options["jitter"]),
+        compile=options["compile"],
+        **_given(options, *_DISTIL_OPTIONS),
+    )
+    return dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, flip=options["flip"]))
+
+
+def _parse_jitter(text: str | None) -> tuple[float, float]:
+    try:
+        least, greatest = map(float, (text or _JITTER).split(","))
+    except ValueError as error:
+        message = f"--jitter takes two factors such as 0.8,1.1, got {text!r}"
+        raise OptionError(message) from error
+    return least, greatest
+
+
+def _device(options: Options) -> Device:
+    return find_device(options["device"], mixed=options["mixed"], half=options["half"])
 
 
 def _student(options: Options, teacher: Model) -> Model:

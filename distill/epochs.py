@@ -2,11 +2,13 @@
 
 import json
 import random
+import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +17,6 @@ from deepir.errors import InputError
 from deepir.files import replacing, write_text
 
 Figures = dict[str, float]
-
-_T = TypeVar("_T")
-_HEARTBEAT_SECONDS = 10.0
 
 
 class Stateful(Protocol):
@@ -35,12 +34,14 @@ class Progress:
     Attributes:
         out: The checkpoint to be; the state lies beside it as `OUT.state`, the figures as `OUT.log.jsonl`.
         resume: Go on from `OUT.state`.
+        keep: Leave the state when the training is done: another one goes on from it.
         command: The words that resume this training, told after Ctrl-C.
         report: Takes each line for people.
     """
 
     out: Path
     resume: bool = False
+    keep: bool = False
     command: str = ""
     report: Callable[[str], None] = field(default=lambda _: None)
 
@@ -84,21 +85,35 @@ def run_epochs(
     progress.state_path.unlink(missing_ok=True)
 
 
-def watched(batches: Iterable[_T], count: int, report: Callable[[str], None]) -> Iterator[_T]:
-    """Pass batches on; in a long epoch say every ten seconds how far it is."""
-    said = time.monotonic()
-    for number, batch in enumerate(batches):
-        yield batch
-        if time.monotonic() - said > _HEARTBEAT_SECONDS:
-            said = time.monotonic()
-            report(f"batch {number + 1}/{count}")
-
-
 def seed_everything(seed: int) -> None:
     """Seed every random generator that training draws from."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Gives what tells whether Ctrl-C was pressed; pressed a second time it interrupts at once.
+
+    Outside the main thread Ctrl-C arrives elsewhere, and this tells nothing.
+    """
+    pressed = False
+
+    def press(_number: int, _frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, press)
+    except ValueError:
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _line(epoch: int, epochs: int, figures: Figures) -> str:

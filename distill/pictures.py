@@ -1,13 +1,14 @@
 """Pictures for training: read, varied at random, prepared as everywhere else."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 
 from deepir.errors import OptionError
 from deepir.image import Image, prepare, read_image
@@ -40,37 +41,79 @@ class Augmentation:
 
     def transform(self, size: Size) -> Callable[[Tensor], Tensor]:
         """A torchvision transform of uint8 (3, H, W) to uint8 (3, *size)."""
-        v2 = need("torchvision.transforms.v2")
-        steps = [v2.RandomResizedCrop(size, scale=(self.smallest_crop, 1.0), antialias=True)]
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if self.perspective > 0:
-            steps.append(v2.RandomPerspective(self.perspective, p=0.3))
-        if self.light > 0:
-            steps.append(v2.ColorJitter(self.light, self.light, self.light))
-        if self.blur > 0:
-            steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=self.blur))
-        transform: Callable[[Tensor], Tensor] = v2.Compose(steps)
-        return transform
+        return _transform(self, size)
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Prepared pictures (3, H, W), varied at random, each with its number in the list."""
+@dataclass(frozen=True, slots=True)
+class PictureSights:
+    """The sights of picture files, each varied anew in every epoch.
 
-    def __init__(self, paths: Sequence[Path], spec: ModelSpec, augmentation: Augmentation) -> None:
-        self._paths = paths
-        self._spec = spec
-        self._vary = augmentation.transform(spec.size)
+    Attributes:
+        paths: Picture k is paths[k].
+        spec: How they are prepared, and their size where a batch has none of its own.
+        augmentation: How they vary.
+        seed: What is drawn depends on it, the epoch and the picture's number.
+    """
+
+    paths: Sequence[Path]
+    spec: ModelSpec
+    augmentation: Augmentation
+    seed: int = 0
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        image = vary(read_image(self._paths[number]), self._vary)
-        return torch.from_numpy(prepare(image, self._spec)[0]), number
+    def sight(self, number: int, epoch: int, size: Size | None) -> Tensor:
+        """The picture as the network sees it in this epoch, (3, H, W).
+
+        Raises:
+            InputError: It is missing or not a picture.
+        """
+        image = read_image(self.paths[number])
+        with drawing(self.seed, epoch, number):
+            return see(image, self.spec, self.augmentation, size)
+
+
+def see(image: Image, spec: ModelSpec, augmentation: Augmentation, size: Size | None = None) -> Tensor:
+    """An image varied with torch's generator and prepared, (3, H, W) at `size`, by default the model's."""
+    size = size or spec.size
+    return torch.from_numpy(prepare(vary(image, augmentation.transform(size)), spec, size)[0])
+
+
+@contextmanager
+def drawing(*numbers: int) -> Iterator[None]:
+    """What torch draws within depends on these numbers alone, and what it draws afterwards is as if nothing was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        yield
 
 
 def vary(image: Image, transform: Callable[[Tensor], Tensor]) -> Image:
     """Apply a transform of uint8 (3, H, W) tensors to an image (H, W, 3)."""
     varied = transform(torch.from_numpy(image).permute(2, 0, 1))
     return np.ascontiguousarray(varied.permute(1, 2, 0).numpy())
+
+
+def set_training(network: nn.Module, *, freeze_norm: bool) -> None:
+    """Training mode; batch norm stays in evaluation mode when its statistics are frozen."""
+    network.train()
+    if freeze_norm:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+@functools.cache
+def _transform(augmentation: Augmentation, size: Size) -> Callable[[Tensor], Tensor]:
+    v2 = need("torchvision.transforms.v2")
+    steps = [v2.RandomResizedCrop(size, scale=(augmentation.smallest_crop, 1.0), antialias=True)]
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augmentation.perspective > 0:
+        steps.append(v2.RandomPerspective(augmentation.perspective, p=0.3))
+    if augmentation.light > 0:
+        steps.append(v2.ColorJitter(augmentation.light, augmentation.light, augmentation.light))
+    if augmentation.blur > 0:
+        steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=augmentation.blur))
+    transform: Callable[[Tensor], Tensor] = v2.Compose(steps)
+    return transform

@@ -12,10 +12,12 @@ from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.cli import main
 from deepir.distill.describe import describe
+from deepir.distill.distil_loss import DistilLoss, LossWeights
 from deepir.distill.layers import WhiteningLayer
 from deepir.distill.middle import choose_trained, head_weights, with_middle
-from deepir.distill.student import DistilConfig, _groups, distil_loss, training_views
-from deepir.distill.targets import View
+from deepir.distill.student import DistilConfig, _groups, training_views
+from deepir.distill.teachers import Targets
+from deepir.distill.views import View
 from deepir.distill.whitening import WhitenConfig, whiten
 from deepir.errors import OptionError
 from deepir.image import list_images, prepare
@@ -65,9 +67,10 @@ def test_one_step_brings_a_student_closer_to_its_teacher(teacher_file: Path, vie
             weight.add_(weight.std() * torch.randn_like(weight))
     optimiser = torch.optim.SGD([*weights, *biases], lr=1e-4)
     tensor = torch.cat([torch.from_numpy(prepare(image, student.spec)) for image in images])
+    criterion = DistilLoss(Targets(targets, None, "the teacher"), LossWeights())
     losses = []
     for _ in range(2):
-        loss = distil_loss(student.network(tensor), torch.from_numpy(targets), DistilConfig())
+        loss = criterion(student.network(tensor)[:, None], torch.arange(len(images)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
