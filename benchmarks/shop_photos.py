@@ -29,7 +29,7 @@ from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
 from deepir.distill.student import DistilConfig, distil, training_views
-from deepir.distill.targets import teacher_targets
+from deepir.distill.teachers import make_targets
 from deepir.distill.whitening import WhitenConfig, whiten
 from deepir.errors import InputError, reports_errors
 from deepir.export.evaluate import Subject, evaluate, open_subject, subject_of_model
@@ -102,11 +102,11 @@ def whitened(trunk: Trunk, sizes: tuple[tuple[int, int], ...], photos: Photos, p
     return load_model(path, trunk.module)
 
 
-def distilled(student: Model, teacher: Model, photos: Photos, out: Path, config: DistilConfig) -> Model:
-    views = training_views(photos.train, config.views)
-    targets_nd = teacher_targets(teacher, views, out / "targets", _say)
+def distilled(student: Model, teacher: Model, photos: Photos, out: Path, config: DistilConfig, views: int) -> Model:
+    seen = training_views(photos.train, views)
+    targets = make_targets([teacher], seen, out / "targets", report=_say)
     progress = Progress(out=out / "student.safetensors", report=_say)
-    return distil(align_head(student, views, targets_nd), views, targets_nd, config, progress, DEVICE)
+    return distil(align_head(student, seen, targets.descriptors_nd), seen, targets, config, progress, DEVICE)
 
 
 def exported(student: Model, photos: Photos, out: Path) -> tuple[Path, Path]:
@@ -187,7 +187,7 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def run(photos: Photos, trunks: Sequence[Trunk], out: Path, config: DistilConfig) -> None:
+def run(photos: Photos, trunks: Sequence[Trunk], out: Path, config: DistilConfig, views: int) -> None:
     teacher = whitened(trunks[0], TEACHER_SIZES, photos, out / "teacher.safetensors")
     single = Model(teacher.network, teacher.spec.at_sizes(((SIZE, SIZE),)))
     start = whitened(trunks[1], ((SIZE, SIZE),), photos, out / "student_start.safetensors")
@@ -197,7 +197,7 @@ def run(photos: Photos, trunks: Sequence[Trunk], out: Path, config: DistilConfig
         "student undistilled": subject_of_model(out / "student_start.safetensors", start),
     }
     results = score_all(subjects, photos, out)
-    student = distilled(start, teacher, photos, out, config)
+    student = distilled(start, teacher, photos, out, config, views)
     save_model(student, out / "student.safetensors")
     fp32, int8 = exported(student, photos, out)
     results |= score_all({"student": open_subject(fp32), "student INT8": open_subject(int8)}, photos, out)
@@ -224,8 +224,8 @@ def main(folder: Path, weights: Path, out: Path, **options: Any) -> None:
     trunks = [load_trunk(weights, options[name]) for name in ("teacher", "student")]
     if options["mixed"]:
         trunks[0] = replace(trunks[0], module=HalfTrunk(trunks[0].module))
-    config = DistilConfig(epochs=options["epochs"], views=options["views"], batch=16, learning_rate=options["lr"])
-    run(read_photos(folder), trunks, out, config)
+    config = DistilConfig(epochs=options["epochs"], batch=16, learning_rate=options["lr"])
+    run(read_photos(folder), trunks, out, config, options["views"])
 
 
 if __name__ == "__main__":

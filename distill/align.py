@@ -1,27 +1,42 @@
-"""The start of a student: its last layer turned towards the teacher by ridge regression."""
+"""A student's last layer turned towards the teacher by ridge regression: its start, and its end."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.descriptors import Descriptors
+from deepir.descriptors import Descriptors, normalise
 from deepir.distill.checkpoint import Model
 from deepir.distill.describe import describe, in_batches, region_vectors
 from deepir.distill.layers import WhiteningLayer
-from deepir.distill.targets import View
+from deepir.distill.views import View
 from deepir.errors import OptionError
 from deepir.whitening import Whitening
 
-_RIDGE = 1e-3
+Weights = NDArray[np.float64]
+
+_RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""As shares of the mean energy of an input."""
+_FOLDS = 4
+_FEWEST = 20
+"""Fewer views than this choose no ridge: the smallest is taken."""
 _BATCH = 32
 
 
-def align_head(student: Model, views: Sequence[View], targets_nd: Descriptors) -> Model:
-    """Start the student's last layer at the ridge regression from what it sees to the teacher's descriptors.
+def align_head(
+    student: Model, views: Sequence[View], targets_nd: Descriptors, weights_n: Weights | None = None
+) -> Model:
+    """Put the student's last layer at the ridge regression from what it sees to the teacher's descriptors.
 
-    Student and teacher have different trunks, so the student's own whitening points elsewhere; the regression turns
-    it towards the teacher before the first step.
+    Before training: student and teacher have different trunks, so the student's own whitening points elsewhere. After
+    it: a trunk that learnt from photographs also serves reference pictures when both are in the regression. How much
+    the ridge holds back is what brings held-out views nearest to their targets.
+
+    Args:
+        student: In evaluation mode.
+        views: What it sees.
+        targets_nd: What the teacher said of them.
+        weights_n: How much each view counts; all the same by default.
 
     Raises:
         OptionError: A fusion whose last layers are fitted alone and not learnt.
@@ -37,9 +52,9 @@ def align_head(student: Model, views: Sequence[View], targets_nd: Descriptors) -
         for branch in network.branch_list:
             branch.whitening = branch.whitening or _unchanging(branch.channels)
     inputs = (_joined(student, views) if joins else _region_sums(student, views)).astype(np.float64)
-    gram = inputs.T @ inputs
-    ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    solution = np.linalg.solve(gram + ridge, inputs.T @ targets_nd).astype(np.float32)
+    weights = np.ones(len(views)) if weights_n is None else np.asarray(weights_n, dtype=np.float64)
+    pictures_n = np.unique([str(view.path) for view in views], return_inverse=True)[1]
+    solution = _regression(inputs, targets_nd, weights, pictures_n % _FOLDS).astype(np.float32)
     # the L2 after it makes the layer's scale free: one at which a step of the optimiser is small against the weights
     solution /= np.sqrt(np.mean(solution**2))
     whitening = Whitening(np.ascontiguousarray(solution[:-1].T), solution[-1])
@@ -48,6 +63,34 @@ def align_head(student: Model, views: Sequence[View], targets_nd: Descriptors) -
     else:
         network.whiten_with(whitening)
     return student
+
+
+def equal_weights(groups: Sequence[int]) -> Weights:
+    """The weight of each view where groups of so many views weigh the same."""
+    return np.repeat([1 / (len(groups) * count) for count in groups], groups)
+
+
+def _regression(inputs_nc: Weights, targets_nd: Descriptors, weights_n: Weights, folds_n: NDArray[np.intp]) -> Weights:
+    """The ridge regression (C, D) whose ridge is best on pictures that it does not see."""
+    scores = np.zeros(len(_RIDGES))
+    for fold in range(_FOLDS if folds_n.max() == _FOLDS - 1 and len(folds_n) >= _FEWEST else 0):
+        seen_n = folds_n != fold
+        system = _system(inputs_nc[seen_n], targets_nd[seen_n], weights_n[seen_n])
+        for place, ridge in enumerate(_RIDGES):
+            found_nd = normalise(inputs_nc[~seen_n] @ _solved(system, ridge))
+            scores[place] += weights_n[~seen_n] @ (found_nd * targets_nd[~seen_n]).sum(axis=1)
+    return _solved(_system(inputs_nc, targets_nd, weights_n), _RIDGES[scores.argmax()])
+
+
+def _system(inputs_nc: Weights, targets_nd: Descriptors, weights_n: Weights) -> tuple[Weights, Weights]:
+    weighted_nc = inputs_nc * weights_n[:, None]
+    return weighted_nc.T @ inputs_nc, weighted_nc.T @ targets_nd
+
+
+def _solved(system: tuple[Weights, Weights], ridge: float) -> Weights:
+    gram, products = system
+    solution: Weights = np.linalg.solve(gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram)), products)
+    return solution
 
 
 def _region_sums(student: Model, views: Sequence[View]) -> NDArray[np.float32]:

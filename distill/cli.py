@@ -151,6 +151,8 @@ def fuse(model: Path, images: tuple[Path, ...], out: Path, *, quiet: bool, **opt
 @click.option("--jitter", help="Least and greatest factor of the student's size in training.  [default: 0.8,1.1]")
 @click.option("--combine", type=click.Choice(TARGETS), default="teacher", help="How resolutions become one target.")
 @click.option("--neighbours", type=int, default=0, help="Smooth each target with so many nearest ones.")
+@click.option("--references", type=_FILE, multiple=True, help="Pictures of the other world, for the last layer's fit.")
+@click.option("--refit/--no-refit", default=True, help="Fit the last layer once more after training.")
 @click.option("--quantised", is_flag=True, help="Train with the rounding of INT8.")
 @click.option("--cache", type=_FILE, help="Folder of the teacher's descriptors.  [default: OUT.teacher]")
 @start_options

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from deepir.datasets import read_picture_paths, read_training_images
-from deepir.distill.align import align_head
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import Device, find_device
@@ -16,10 +15,10 @@ from deepir.distill.epochs import Progress, seed_everything
 from deepir.distill.metric import MetricConfig, train_metric
 from deepir.distill.middle import with_middle
 from deepir.distill.pictures import Augmentation
-from deepir.distill.ranks import first_on_each_machine_first
 from deepir.distill.reduce import ReduceConfig, reduce_model
-from deepir.distill.student import DistilConfig, distil, training_views
-from deepir.distill.teachers import TargetConfig, make_targets
+from deepir.distill.student import DistilConfig, training_views
+from deepir.distill.teach import TeachConfig, teach
+from deepir.distill.teachers import TargetConfig
 from deepir.distill.trainer import TrainConfig
 from deepir.distill.whitening import WhitenConfig, drop_projections, whiten
 from deepir.distill.whitening_choice import whiten_auto
@@ -31,7 +30,6 @@ from deepir.spec import parse_scales, parse_size
 Report = Callable[[str], None]
 Options = dict[str, Any]
 
-_VIEWS = 4
 _REGIONS = 1.0
 _JITTER = "0.8,1.1"
 _DISTIL_OPTIONS = (
@@ -127,25 +125,20 @@ def fuse_model(path: Path, folders: Sequence[Path], out: Path, options: Options,
 
 
 def distil_student(teacher_path: Path, sources: Sequence[Path], options: Options, report: Report, command: str) -> None:
-    """Compute the teachers' targets, align the student's head to them, train the student."""
+    """Distil teachers into a student on unlabelled pictures."""
     started = time.monotonic()
     _check_output(options["out"])
-    config = _distil_config(options)
-    paths = [path for source in sources for path in read_picture_paths(source)]
+    config = _teach_config(options)
+    pictures = [path for source in sources for path in read_picture_paths(source)]
+    references = [path for source in options["references"] for path in read_picture_paths(source)]
     device = _device(options)
     teachers = [load_model(path).frozen() for path in (teacher_path, *options["more"])]
     seed_everything(options["seed"])
     student = _student(options, teachers[0])
-    for model in (*teachers, student):
-        device.place(model.network).eval()
-    views = training_views(paths, options["views"] or _VIEWS)
-    cache = options["cache"] or options["out"].with_name(options["out"].name + ".teacher")
-    wanted = TargetConfig(regions=config.weights.regions > 0, **_given(options, "dim", "combine", "neighbours"))
-    with first_on_each_machine_first():
-        targets = make_targets(teachers, views, cache, wanted, report)
-    student = align_head(student, views, targets.descriptors_nd)
     report(f"student {student.spec.backbone} at {student.spec.size}, {student.parameters / 1e6:.2f} M parameters")
-    student = distil(student, views, targets, config, _progress(options, report, command), device)
+    cache = options["cache"] or options["out"].with_name(options["out"].name + ".teacher")
+    progress = _progress(options, report, command)
+    student = teach(student, teachers, pictures, config, progress, device, cache=cache, references=references)
     save_model(student, options["out"])
     report(f"{_written(options['out'], student)}, {time.monotonic() - started:.0f} s")
     report(f"next: deepir-export {options['out']} --int8 --calib {sources[0]}")
@@ -170,11 +163,11 @@ def reduce_student(path: Path, sources: Sequence[Path], options: Options, report
     report(_written(options["out"], model))
 
 
-def _distil_config(options: Options) -> DistilConfig:
-    """How to distil; what moves or cuts a picture's regions leaves them out unless they are asked for."""
+def _teach_config(options: Options) -> TeachConfig:
+    """How to distil; mirrored pictures leave the regions out unless they are asked for."""
     regions = 0.0 if options["flip"] else _REGIONS
     weights = parse_weights(options["loss"] or "", LossWeights(regions=regions))
-    config = DistilConfig(
+    distil = DistilConfig(
         trained=options["trained"],
         weights=weights,
         quantised=options["quantised"],
@@ -183,7 +176,9 @@ def _distil_config(options: Options) -> DistilConfig:
         compile=options["compile"],
         **_given(options, *_DISTIL_OPTIONS),
     )
-    return dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, flip=options["flip"]))
+    distil = dataclasses.replace(distil, augmentation=dataclasses.replace(distil.augmentation, flip=options["flip"]))
+    targets = TargetConfig(regions=weights.regions > 0, **_given(options, "dim", "combine", "neighbours"))
+    return TeachConfig(targets=targets, distil=distil, refit=options["refit"], **_given(options, "views"))
 
 
 def _parse_jitter(text: str | None) -> tuple[float, float]:

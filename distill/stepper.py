@@ -20,6 +20,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs (N, ...) of a whole batch, on the device, and their item numbers (N,), on the CPU, to a scalar."""
 
 _COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+_RATES = {"DropPath": "drop_prob", "StochasticDepth": "p"}
+"""What drops whole branches at random, in timm and torchvision, and how often."""
+
+
+class CompilationError(Exception):
+    """What torch.compile found wrong, in its first line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +125,7 @@ class Stepper:
 
     def _run(self, forward: Callable[[Tensor], Tensor], images_nchw: Tensor) -> Tensor:
         placed = images_nchw.to(self._device.name, memory_format=torch.channels_last, non_blocking=True)
-        with self._device.autocast():
+        with self._device.autocast(), _translated():
             return forward(placed).float()
 
     def _backward(self, outputs: Tensor, batch: Batch) -> float:
@@ -142,12 +148,29 @@ def _parallel(network: nn.Module, device: Device) -> DistributedDataParallel:
     return DistributedDataParallel(network, device_ids=places, broadcast_buffers=False, find_unused_parameters=True)
 
 
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Tell what torch.compile found wrong from what the network does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise CompilationError(str(error).strip().splitlines()[0]) from error
+        raise
+
+
 def _check_separable(network: nn.Module) -> None:
     for name, module in network.named_modules():
-        idle = isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
-        if isinstance(module, _COUPLED) and module.training and not idle:
+        if module.training and _is_coupling(module):
             message = (
                 f"{name or 'the network'} ({type(module).__name__}) is in training mode, so chunks or several "
                 "processes would not give the gradients of the whole batch: use --freeze-norm, and no dropout"
             )
             raise OptionError(message)
+
+
+def _is_coupling(module: nn.Module) -> bool:
+    """Whether a module, in training mode, mixes the pictures of a batch or draws at random."""
+    if isinstance(module, _COUPLED):
+        return getattr(module, "p", 1.0) > 0
+    return getattr(module, _RATES.get(type(module).__name__, ""), 0.0) > 0

@@ -1,5 +1,6 @@
 """Training: the epochs and steps of any network, loss and pictures; saved on the way and resumed to the step."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from deepir.distill.optimise import Descent, Divergence, Groups
 from deepir.distill.ranks import Ranks, current
 from deepir.distill.sights import Batch, SightReader, Sights
 from deepir.distill.snapshot import Course, Keeper, identify
-from deepir.distill.stepper import Loss, StepForm, Stepper
+from deepir.distill.stepper import CompilationError, Loss, StepForm, Stepper
 from deepir.errors import InputError, MemoryLimitError, OptionError, ShapeError
 
 __all__ = ["Batch", "Groups", "Loss", "Sights", "TrainConfig", "train"]
@@ -101,10 +102,15 @@ def train(  # noqa: PLR0913 the one door: what is trained, on what, how, and who
     Raises:
         InputError: A picture that cannot be read, once the state is saved; no state to resume from or one that does
             not fit; no room for the state.
-        OptionError: No batches; the loss or a gradient became NaN or infinite, and the state saved last is kept.
+        OptionError: No batches, patience without a validation, chunks or processes that a module in training mode
+            forbids, a network that cannot be compiled; the loss or a gradient became NaN or infinite, and the state
+            saved last is kept.
         MemoryLimitError: The GPU has too little memory.
         KeyboardInterrupt: Ctrl-C, once the state is saved.
     """
+    if config.patience is not None and validate is None:
+        message = f"patience {config.patience} needs a validation to watch: hold something out, or leave patience out"
+        raise OptionError(message)
     ranks = current()
     journal = Journal(progress, config.epochs, config.tensorboard, first=ranks.first)
     descent = Descent(groups, weight_decay=config.weight_decay, scaled=device.scaled)
@@ -126,19 +132,8 @@ def train(  # noqa: PLR0913 the one door: what is trained, on what, how, and who
         ranks=ranks,
         resumed=progress.resume,
     )
-    try:
+    with _told(run, progress):
         run.train(batches, validate)
-    except KeyboardInterrupt:
-        journal.tell(f"stopped after {keeper.place or f'epoch 0 of {config.epochs}'}; {_way_on(keeper, progress)}")
-        raise
-    except Divergence as problem:
-        message = f"{problem} in {run.here}: use a smaller learning rate; {_way_on(keeper, progress)}"
-        raise OptionError(message) from problem
-    except torch.OutOfMemoryError as problem:
-        message = f"the GPU ran out of memory in {run.here}: use a smaller --batch, or --chunk 8"
-        raise MemoryLimitError(message) from problem
-    finally:
-        journal.close()
     if not progress.keep:
         keeper.remove()
 
@@ -171,6 +166,8 @@ class _Run:
                 self._plan(batches)
                 self._steps(stop_wanted)
                 self._close_epoch(validate)
+                # Ctrl-C during a validation, after which there may be no further step
+                self._save_or_stop(stop_wanted)
         if course.best is not None:
             self.network.load_state_dict(course.best)
             self.journal.tell(f"took the weights of epoch {course.best_epoch}, which were validated best")
@@ -260,10 +257,32 @@ class _Run:
         return patience is not None and course.best is not None and course.epoch - course.best_epoch >= patience
 
 
-def _way_on(keeper: Keeper, progress: Progress) -> str:
-    if keeper.place is None:
+@contextlib.contextmanager
+def _told(run: _Run, progress: Progress) -> Iterator[None]:
+    """What stops a training, in one sentence with the place and the way on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        place = run.keeper.place or f"epoch 0 of {run.config.epochs}"
+        run.journal.tell(f"stopped after {place}; {_way_on(run, progress)}")
+        raise
+    except Divergence as problem:
+        message = f"{problem} in {run.here}: use a smaller learning rate; {_way_on(run, progress)}"
+        raise OptionError(message) from problem
+    except CompilationError as problem:
+        message = f"torch.compile cannot translate this network here ({problem}): leave out --compile"
+        raise OptionError(message) from problem
+    except torch.OutOfMemoryError as problem:
+        message = f"the GPU ran out of memory in {run.here}: use a smaller --batch, or --chunk 8"
+        raise MemoryLimitError(message) from problem
+    finally:
+        run.journal.close()
+
+
+def _way_on(run: _Run, progress: Progress) -> str:
+    if run.keeper.place is None:
         return "no epoch was finished, so run it anew without --resume"
-    return f"resume with: {progress.command}" if progress.command else f"resume after {keeper.place} with --resume"
+    return f"resume with: {progress.command or '--resume'}"
 
 
 def _seed(*numbers: int) -> None:

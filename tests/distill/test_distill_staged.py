@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device
-from deepir.distill.metric import set_training
 from deepir.distill.optimise import Descent
+from deepir.distill.pictures import set_training
 from deepir.distill.sights import Batch, SightReader
 from deepir.distill.stepper import StepForm, Stepper
 from deepir.errors import OptionError
@@ -179,7 +180,9 @@ def test_a_loss_without_pairs_leaves_the_weights_alone() -> None:
     assert all(not gradient.any() for gradient in found)
 
 
-@pytest.mark.parametrize("module", [nn.BatchNorm2d(3), nn.Dropout(0.1), nn.SyncBatchNorm(3)])
+@pytest.mark.parametrize(
+    "module", [nn.BatchNorm2d(3), nn.Dropout(0.1), nn.SyncBatchNorm(3), StochasticDepth(0.1, "row")]
+)
 def test_stages_refuse_what_mixes_pictures_or_draws_at_random(module: nn.Module) -> None:
     network = nn.Sequential(module, Watched())
     descent = Descent([(network.parameters(), 0.1)], weight_decay=0)
@@ -191,5 +194,5 @@ def test_stages_refuse_what_mixes_pictures_or_draws_at_random(module: nn.Module)
 
 
 def test_dropout_of_nothing_is_no_dropout() -> None:
-    network = nn.Sequential(nn.Dropout(0.0), Watched())
+    network = nn.Sequential(nn.Dropout(0.0), StochasticDepth(0.0, "row"), Watched())
     Stepper(network, contrast, Descent([(network.parameters(), 0.1)], weight_decay=0), CPU, StepForm(chunk=2))

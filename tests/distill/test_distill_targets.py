@@ -1,12 +1,11 @@
 """A store of targets survives kills, full disks and mixed-up files; feature lists of other tools come back."""
 
 import contextlib
+import itertools
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,14 @@ from deepir.errors import InputError, ShapeError
 
 DIM = 3
 KEYS = [f"{number:064x}#{number}" for number in range(6)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Hundreds of small stores are written here, and a busy disk can take a second for each flush."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -215,24 +222,29 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, spare: int) -> None:
     assert kept(tmp_path) == KEYS
 
 
+def write_for_ever(folder: Path, written: int) -> None:
+    """Append records until killed, and say so in a pipe after each."""
+    with TargetStore(folder, DIM) as store:
+        for number in itertools.count():
+            store.append([f"{number}"], [np.full((number % 5, DIM), number, np.float32)])
+            os.write(written, b".")
+
+
 def test_a_process_killed_while_it_writes_is_survived(tmp_path: Path) -> None:
-    script = """
-        import itertools, sys
-        from pathlib import Path
-        import numpy as np
-        from deepir.distill.targets import TargetStore
-        with TargetStore(Path(sys.argv[1]), 3) as store:
-            for number in itertools.count():
-                store.append([f"{number}"], [np.full((number % 5, 3), number, np.float32)])
-                print(number, flush=True)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        done = next(int(line) for line in writer.stdout if int(line) >= 20)
+    read, written = os.pipe()
+    # a fork, since a new interpreter would spend seconds on importing torch
+    writer = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path, written))
+    writer.start()
+    os.close(written)
+    with os.fdopen(read, "rb") as pipe:
+        done = len(pipe.read(30))
         writer.kill()
+        done += len(pipe.read())
+    writer.join()
+    assert done >= 30
     with TargetStore(tmp_path, DIM) as store:
-        for number, record in enumerate(store.gather([str(number) for number in range(done + 1)])):
-            np.testing.assert_array_equal(record, np.full((number % 5, 3), number))
+        for number, record in enumerate(store.gather([str(number) for number in range(done)])):
+            np.testing.assert_array_equal(record, np.full((number % 5, DIM), number))
 
 
 def test_a_second_process_waits_until_the_first_has_left(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -156,6 +157,24 @@ def test_ctrl_c_in_any_step_resumes_to_the_same_weights(tmp_path: Path, chunk: i
     figures = [{**row, "seconds": 0} for row in rows(tmp_path / "b")]
     assert figures == [{**row, "seconds": 0} for row in rows(tmp_path / "a")]
     assert not progress.state_path.exists()
+
+
+def test_ctrl_c_during_the_last_validation_stops_too_and_resumes(tmp_path: Path) -> None:
+    calls = 0
+
+    def validate() -> Figures:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            press_ctrl_c()
+        return {"mAP": 0.5}
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Tiny(), tmp_path / "b", validate=validate)
+    progress = Progress(out=tmp_path / "b", resume=True)
+    resumed = run(Tiny(seed=9), tmp_path / "b", validate=validate, progress=progress)
+    assert calls == 3
+    assert same_weights(resumed, run(Tiny(), tmp_path / "a"))
 
 
 def test_ctrl_c_is_as_before_once_training_is_over(tmp_path: Path) -> None:
@@ -411,6 +430,36 @@ def test_an_epoch_without_pictures_is_refused(tmp_path: Path, batches: list[Batc
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         TrainConfig(**{"epochs": 1, **options})
+
+
+def test_patience_without_a_validation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="patience 2 needs a validation"):
+        run(Tiny(), tmp_path / "m", replace(QUICK, patience=2))
+
+
+def test_a_network_that_cannot_be_compiled_is_said_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(_: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(_: Tensor) -> Tensor:
+            message = "\nno compiler\nat length"
+            raise torch._dynamo.exc.TorchDynamoException(message)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(OptionError, match=r"\(no compiler\): leave out --compile"):
+        run(Tiny(), tmp_path / "m", replace(QUICK, compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_compiled_network_learns_the_same(tmp_path: Path, chunk: int | None) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    plain = run(Tiny(), tmp_path / "a", replace(QUICK, chunk=chunk))
+    compiled = run(Tiny(), tmp_path / "b", replace(QUICK, chunk=chunk, compile=True))
+    torch.testing.assert_close(compiled.conv.weight, plain.conv.weight, atol=1e-5, rtol=1e-4)
 
 
 def test_pictures_of_one_request_must_have_one_size() -> None:

@@ -39,7 +39,7 @@ def test_epochs_resume_to_what_an_unbroken_run_gives(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             with torch.no_grad():
                 layer.weight += torch.rand(2, 2)
-            return {"loss": float(layer.weight.sum())}
+            return {"loss": float(layer.weight.detach().sum())}
 
         run_epochs(Progress(out=out, resume=resume), {"layer": layer}, epochs=3, seed=0, train_epoch=train_epoch)
         return layer.weight.detach()
