@@ -46,6 +46,8 @@ from deepir.files import write_text
 
 TEACHERS = ("resnet50v2_c4_mxnet", "resnet101v2_c4_tfslim")
 STUDENT = "mobilenetv2_mxnet_bn"
+ABLATED = "squeezenet11_mxnet"
+FUSED = ("resnet50v2_c4_mxnet", "mobilenetv2_mxnet_bn", "squeezenet11_mxnet")
 SAME = "same"
 """Stands for the teacher's own trunk."""
 PARTS = ("main", "ablation")
@@ -114,8 +116,6 @@ def ablation_part(bench: Bench, options: Mapping[str, Any], results: Results) ->
     for seed in options["seeds"]:
         for row in options["rows"] or ABLATIONS:
             recipe = recipe_for(student, bench.teachers[0], ABLATIONS[row])
-            if recipe.several_teachers and len(bench.teachers) < 2:
-                continue
             steps = steps_for(student, recipe, options["minutes"] or ABLATION_MINUTES)
             run = plan_run(student, recipe, steps, seed, bench)
             yield {"row": row, **trained(run, bench, results, int8=row in INT8_ROWS)}
@@ -169,7 +169,8 @@ def _say(name: str, result: Result) -> None:
     "--teacher", "teachers", multiple=True, default=TEACHERS, help="A trunk of archs.py; ablations use the first."
 )
 @click.option("--student", "students", multiple=True, default=(SAME, STUDENT), help="A trunk, or the teacher's own.")
-@click.option("--ablated", default=SAME, help="The student of the ablations.")
+@click.option("--fuse", "fused", multiple=True, default=FUSED, help="A trunk whose targets are fused.")
+@click.option("--ablated", default=ABLATED, help="The student of the ablations.")
 @click.option("--only", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS)
 @click.option(
     "--row", "rows", type=click.Choice(list(ABLATIONS)), multiple=True, help="Of the ablations.  [default: all]"
@@ -188,7 +189,7 @@ def main(folder: Path, weights: Path, videos: Path | None, out: Path, **options:
     photos = read_photos(folder)
     pool = read_pool(photos, videos, out / "pool")
     device = find_device(options["device"])
-    bench = Bench(weights, photos, pool, out, options["teachers"], options["resize"], device)
+    bench = Bench(weights, photos, pool, out, options["teachers"], options["fused"], options["resize"], device)
     click.echo(run_parts(bench, options["parts"], options))
 
 

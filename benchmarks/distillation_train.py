@@ -14,7 +14,8 @@ from distillation_recipes import Recipe, key_of, settings_of
 from distillation_scores import ONE, THREE, fast
 from shop_photos import DIM, POWER, Photos, load_trunk
 
-from deepir.distill.align import align_head
+from deepir.descriptors import Descriptors
+from deepir.distill.align import align_head, equal_weights
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
@@ -33,7 +34,8 @@ class Bench:
     """What every run has in common.
 
     Attributes:
-        teachers: Names of trunks; recipes that fuse take all, others the one that they are given.
+        teachers: Names of trunks; the first is the one to be caught up with, and learnt from where one is.
+        fused: Names of trunks that recipes with several teachers learn from.
         resize: How pictures are brought to size, as in ModelSpec.
         out: Models, descriptors and targets lie below it.
     """
@@ -43,6 +45,7 @@ class Bench:
     pool: Pool
     out: Path
     teachers: tuple[str, ...]
+    fused: tuple[str, ...] = ()
     resize: str = "longest"
     device: Device = field(default_factory=lambda: Device("cpu"))
 
@@ -78,7 +81,7 @@ def plan_run(student: str, recipe: Recipe, steps: int, seed: int, bench: Bench) 
     """A run by a recipe, named by all that its result depends on; the teacher is the bench's first."""
     settings = {
         "student": student,
-        "teachers": bench.teachers if recipe.several_teachers else bench.teachers[:1],
+        "teachers": _learnt_from(recipe, bench),
         "recipe": settings_of(recipe),
         "steps": steps,
         "seed": seed,
@@ -121,7 +124,7 @@ def training_views(pictures: Sequence[Path], recipe: Recipe, steps: int) -> tupl
 def _trained(run: Run, bench: Bench, progress: Progress) -> Model:
     recipe = run.recipe
     views, epochs = training_views(bench.pool.pictures, recipe, run.steps)
-    targets = _targets(run, bench, views)
+    targets = _targets(run, bench, views)[0]
     student = _start(run, bench, views, targets)
     device = Device(bench.device.name, mixed=recipe.mixed)
     return distil(student, views, targets, _config(run, epochs), progress, device)
@@ -135,19 +138,31 @@ def _reduced(student: Model, run: Run, bench: Bench, progress: Progress) -> Mode
     return reduce_model(student, views, config, bench.out / "targets", progress, bench.device)
 
 
-def _targets(run: Run, bench: Bench, views: Sequence[View], *, whole: bool = False) -> Targets:
-    """What the student learns; with `whole`, only descriptors as the one teacher gives them."""
+def _learnt_from(recipe: Recipe, bench: Bench) -> tuple[str, ...]:
+    return bench.fused if recipe.several_teachers else bench.teachers[:1]
+
+
+def _targets(run: Run, bench: Bench, views: Sequence[View]) -> tuple[Targets, Descriptors]:
+    """What the student learns, and the targets of whole pictures and references that its last layer is fitted to."""
     recipe = run.recipe
-    teachers = bench.teachers if recipe.several_teachers and not whole else (run.teacher,)
     config = TargetConfig(
-        dim=None if whole else recipe.dim or (DIM if recipe.several_teachers else None),
-        combine="teacher" if whole else recipe.combine,
-        neighbours=0 if whole else recipe.neighbours,
-        regions=not whole and recipe.weights.regions > 0,
+        dim=recipe.dim or (DIM if recipe.several_teachers else None),
+        combine=recipe.combine,
+        neighbours=recipe.neighbours,
+        regions=recipe.weights.regions > 0,
     )
     with contextlib.ExitStack() as stack:
-        models = [stack.enter_context(fast(whitened_model(name, bench))) for name in teachers]
-        return make_targets(models, views, bench.out / "targets", config, _say)
+        names = _learnt_from(recipe, bench)
+        models = [stack.enter_context(fast(whitened_model(name, bench))) for name in names]
+        every = make_targets(models, [*views, *_whole(bench)], bench.out / "targets", config, _say)
+    count = len(views)
+    regions = None if every.regions is None else every.regions[:count]
+    learnt = Targets(every.descriptors_nd[:count], regions, every.provenance, every.projection)
+    return learnt, every.descriptors_nd[count:]
+
+
+def _whole(bench: Bench) -> list[View]:
+    return [View(path, 0) for path in (*bench.pool.pictures, *bench.photos.references)]
 
 
 def _start(run: Run, bench: Bench, views: Sequence[View], targets: Targets) -> Model:
@@ -168,12 +183,11 @@ def _refitted(student: Model, run: Run, bench: Bench) -> Model:
         if refit == "whiten":
             config = WhitenConfig(dim=student.network.dim, power=POWER)
             return whiten(student, [photos.train, photos.references], config, _say)
-        pool = spread(bench.pool.pictures, ALIGNED)
+        views, _ = training_views(bench.pool.pictures, run.recipe, run.steps)
+        wanted_nd = _targets(run, bench, views)[1]
         # the two worlds with equal weight, as in the teacher's whitening
-        references = photos.references * max(1, round(len(pool) / len(photos.references)))
-        views = [View(path, 0) for path in (*pool, *references)]
-        targets = _targets(run, bench, views, whole=True)
-        return align_head(student, views, targets.descriptors_nd).sealed(whitening="regression to the teacher")
+        weights_n = equal_weights([len(bench.pool.pictures), len(photos.references)])
+        return align_head(student, _whole(bench), wanted_nd, weights_n).sealed(whitening="regression to the targets")
 
 
 def _config(run: Run, epochs: int) -> DistilConfig:

@@ -41,7 +41,7 @@ _CLASSIFYING: dict[str, ClassificationForm] = {"softmax": "softmax", "softmax-no
 # they take no pairs; for SmoothAP a miner's numbers would point at the order before the batch is sorted
 _PAIRLESS = {"InstanceLoss", "P2SGradLoss", "PNPLoss", "RankedListLoss", "SmoothAPLoss"}
 # made of other losses, without labels, or of a second view of each picture
-_UNFIT = {"GenericPairLoss", "ManifoldLoss", "MultipleLosses", "SelfSupervisedLoss", "VICRegLoss"}
+_UNFIT = {"GenericPairLoss", "ManifoldLoss", "SelfSupervisedLoss", "VICRegLoss"}
 # the paper's margin and, of its temperatures, the highest that the library does not warn of
 _DEFAULTS = {"RankedListLoss": {"margin": 0.4, "Tn": 5}}
 

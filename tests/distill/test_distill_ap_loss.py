@@ -72,6 +72,15 @@ def test_the_loss_of_distances_has_its_golden_value() -> None:
     assert APLoss(distances=True)(TOY, LABELS).item() == pytest.approx(GOLDEN["APLoss_dist_nq25_loss"], abs=1e-6)
 
 
+@pytest.mark.parametrize("loss", [ap_loss, tie_aware_ap_loss])
+def test_distances_are_those_of_the_published_form(loss: Callable[..., Tensor]) -> None:
+    scores, matrix = torch.tensor([[0.9999, 0.98, 0.95, 0.9, 0.8]]), torch.tensor([[0, 1, 0, 1, 0]])
+    ranked = loss(1 - (2.001 - 2 * scores).sqrt(), matrix)
+    assert loss(scores, matrix, distances=True).item() == pytest.approx(ranked.item(), abs=1e-6)
+    # at a similarity of 1 the published form is far from the plain distance
+    assert loss(1 - (2 - 2 * scores).sqrt(), matrix).item() != pytest.approx(ranked.item(), abs=1e-3)
+
+
 def test_the_shares_of_the_reference_are_the_golden_ones() -> None:
     table = np.stack([shares(score, 5) for score in (0.1, 0.5, 0.95)], axis=1)
     np.testing.assert_allclose(table, GOLDEN["quantiser_nq5_scores_0.1_0.5_0.95"], atol=1e-12)

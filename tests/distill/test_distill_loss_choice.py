@@ -89,6 +89,13 @@ def test_a_loss_by_name_gives_a_gradient(name: str) -> None:
         assert loss(DESCRIPTORS, LABELS, miner(DESCRIPTORS, LABELS)).isfinite()
 
 
+def test_a_loss_sees_the_pairs_that_a_miner_chose() -> None:
+    loss = build_loss("ContrastiveLoss", classes=4, dim=8)
+    one = torch.tensor([0])
+    chosen = (one, torch.tensor([4]), one, torch.tensor([1]))
+    assert loss(DESCRIPTORS, LABELS, chosen) != loss(DESCRIPTORS, LABELS)
+
+
 @pytest.mark.parametrize("name", MINERS)
 def test_a_miner_by_name_chooses_from_the_batch(name: str) -> None:
     miner = build_miner(name)

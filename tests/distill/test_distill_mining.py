@@ -82,9 +82,12 @@ def test_candidates_are_drawn_anew_at_each_refresh_after_so_many_updates() -> No
         triplets.next()
     assert due == [False] * 3
     assert triplets.due
-    assert triplets.candidates().tolist() != first.tolist()
+    second = triplets.candidates()
+    assert second.tolist() != first.tolist()
     with pytest.raises(OptionError, match="every 3 updates: call refresh"):
         triplets.next()
+    triplets.refresh(unit(1, 60)[second])
+    assert triplets.candidates().tolist() not in (first.tolist(), second.tolist())
 
 
 def test_a_seed_gives_the_same_triplets_and_another_seed_others() -> None:
@@ -102,9 +105,18 @@ def test_queries_are_drawn_evenly_whatever_their_number_of_triplets() -> None:
     triplets = HardTriplets(config, [0, 0, 0, 0, 1, 1], 0)
     # the pictures of label 0 have three positives each, those of label 1 a single one
     found = triplets.refresh(np.ones((6, 2), np.float32) / np.sqrt(2))
-    counts = np.bincount(triplets.next()[:, 0])
+    rows = triplets.next()
     assert found == 6
-    assert counts.min() > 400
+    assert np.bincount(rows[:, 0], minlength=6).min() > 400
+    assert (rows[:, 0] != rows[:, 1]).all()
+
+
+def test_a_query_has_no_more_triplets_than_its_hardest() -> None:
+    config = HardTripletConfig(candidates=60, hardest=1, refresh=1, triplets=300)
+    triplets = HardTriplets(config, LABELS, 0)
+    triplets.refresh(unit(1, 60))
+    rows = triplets.next()
+    assert len(np.unique(rows, axis=0)) == len(np.unique(rows[:, 0])) > 30
 
 
 def test_a_saved_state_goes_on_with_the_same_triplets() -> None:

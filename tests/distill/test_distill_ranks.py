@@ -1,6 +1,7 @@
 """Two processes that torchrun starts train as one does: the same losses, the same weights, the same stops."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -64,7 +65,10 @@ def run(out, name, config=CONFIG, sights=Noise(), batches=batches, action=lambda
     except (DeepIRError, KeyboardInterrupt) as error:
         told = f"{type(error).__name__}: {error}"
     weights = torch.cat([p.detach().flatten() for m in (network[0], proxies) for p in m.parameters()])
-    (out / f"{name}.{rank}.json").write_text(json.dumps({"weights": weights.tolist(), "told": told, "lines": lines}))
+    told = {"weights": weights.tolist(), "told": told, "lines": lines}
+    if network[0].weight.grad is not None:
+        told["gradient"] = network[0].weight.grad.flatten().tolist()
+    (out / f"{name}.{rank}.json").write_text(json.dumps(told))
 
 def press(call, rank):
     if call == 4 and rank == current().count - 1:
@@ -142,6 +146,14 @@ def test_two_processes_end_with_the_weights_of_one(runs: Runs, name: str) -> Non
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("name", ["direct", "staged"])
+def test_two_processes_find_the_gradient_of_one(runs: Runs, name: str) -> None:
+    # the optimiser divides by the length of gradients, so that the weights do not show a factor
+    alone, first, second = (torch.tensor(told["gradient"]) for told in runs.of(name))
+    torch.testing.assert_close(first, alone, atol=1e-5, rtol=1e-3)
+    assert torch.equal(first, second)
+
+
 def test_ctrl_c_in_one_process_stops_both_and_both_resume(runs: Runs) -> None:
     (alone, first, second), unbroken = runs.of("broken"), runs.of("staged")[1]
     assert first["told"] == second["told"] == "done"
@@ -184,6 +196,15 @@ def test_the_first_process_alone_speaks(runs: Runs) -> None:
 
 def test_the_first_process_fills_a_cache_before_the_other(runs: Runs) -> None:
     assert (runs.together / "cache").read_text() == "01"
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
+def test_the_commands_run_as_a_module_and_of_several_processes_one_speaks(rank: str, speaks: bool) -> None:
+    words = [sys.executable, "-m", "deepir.distill", "whiten", "no such file", "--images", "x", "-o", "y"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "RANK": rank}, check=False)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") if speaks else done.stderr == ""
 
 
 def test_without_torchrun_a_process_is_alone() -> None:

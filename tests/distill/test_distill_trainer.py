@@ -159,6 +159,17 @@ def test_ctrl_c_in_any_step_resumes_to_the_same_weights(tmp_path: Path, chunk: i
     assert not progress.state_path.exists()
 
 
+def test_what_is_drawn_within_a_step_is_drawn_again_when_it_is_resumed(tmp_path: Path) -> None:
+    def dropping(seed: int) -> nn.Module:
+        return nn.Sequential(Tiny(seed), nn.Dropout(0.5))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dropping(0), tmp_path / "b", loss=stopping_at(2, press_ctrl_c))
+    torch.rand(3)
+    resumed = run(dropping(1), tmp_path / "b", progress=Progress(out=tmp_path / "b", resume=True))
+    assert same_weights(resumed, run(dropping(0), tmp_path / "a"))
+
+
 def test_ctrl_c_during_the_last_validation_stops_too_and_resumes(tmp_path: Path) -> None:
     calls = 0
 
@@ -453,12 +464,11 @@ def test_a_network_that_cannot_be_compiled_is_said_in_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", [None, 3])
-def test_a_compiled_network_learns_the_same(tmp_path: Path, chunk: int | None) -> None:
+def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    plain = run(Tiny(), tmp_path / "a", replace(QUICK, chunk=chunk))
-    compiled = run(Tiny(), tmp_path / "b", replace(QUICK, chunk=chunk, compile=True))
+    plain = run(Tiny(), tmp_path / "a", replace(QUICK, chunk=3))
+    compiled = run(Tiny(), tmp_path / "b", replace(QUICK, chunk=3, compile=True))
     torch.testing.assert_close(compiled.conv.weight, plain.conv.weight, atol=1e-5, rtol=1e-4)
 
 
