@@ -49,19 +49,22 @@ def fast(model: Model) -> Iterator[Model]:
         network.trunk = trunk
 
 
-def score_model(model: Model, photos: Photos, out: Path) -> Result:
+def score_model(model: Model, photos: Photos, out: Path, names: Sequence[str] = tuple(RESOLUTIONS)) -> Result:
     """Mean average precision of each set and its mean at RESOLUTIONS, with the multiply-adds of a picture of 320 x 320.
 
     Args:
         model: Its own sizes do not matter.
         photos: The sets.
         out: Descriptors of the scored pictures are kept there, by the weights' hash.
+        names: Which of RESOLUTIONS.
     """
     pictures = scored_pictures(photos)
     row_of = {path: row for row, path in enumerate(pictures)}
-    at_size = {size: _described(model, pictures, size, out) for size in THREE}
+    chosen = {name: RESOLUTIONS[name] for name in names}
+    needed = {size for sizes in chosen.values() for size in sizes}
+    at_size = {size: _described(model, pictures, size, out) for size in sorted(needed)}
     found: Result = {"parameters": model.parameters, "dim": model.network.dim}
-    for name, sizes in RESOLUTIONS.items():
+    for name, sizes in chosen.items():
         descriptors_nd = _combined(model, [at_size[size] for size in sizes])
         found[name] = score_sets(photos, descriptors_nd, row_of) | {"multiply_adds": multiply_adds(model, sizes)}
     return found

@@ -51,8 +51,13 @@ def main_table(references: Mapping[str, Result], results: Sequence[Result]) -> s
                 subjects[f"{student}, undistilled"] = [references[student]]
             subjects[f"{student}, distilled from {teacher}"] = found
         for words, found in subjects.items():
-            rows += [_row(words, sizes, found, gap) for sizes in ("x3", "x1")]
-    title = f"mAP in percent; of distilled students the mean (least to greatest) of the seeds {_seeds(results)}."
+            for sizes in ("x3", "x1"):
+                scored = [one for one in found if sizes in one]
+                rows += [_row(words, sizes, scored, gap)] if scored else []
+    title = (
+        "mAP in percent; of distilled students at one size the mean (least to greatest) of the seeds "
+        f"{_seeds(results)}, at three sizes the first seed."
+    )
     return f"{title}\n\n{markdown(columns, rows, words=2)}"
 
 

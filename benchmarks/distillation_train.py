@@ -15,7 +15,7 @@ from distillation_scores import ONE, THREE, fast
 from shop_photos import DIM, POWER, Photos, load_trunk
 
 from deepir.descriptors import Descriptors
-from deepir.distill.align import align_head, equal_weights
+from deepir.distill.align import align_head
 from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
@@ -23,7 +23,7 @@ from deepir.distill.reduce import ReduceConfig, reduce_model
 from deepir.distill.student import DistilConfig, distil
 from deepir.distill.teachers import TargetConfig, Targets, make_targets
 from deepir.distill.views import View
-from deepir.distill.whitening import WhitenConfig, spread, whiten
+from deepir.distill.whitening import WhitenConfig, equal_weights, spread, whiten
 
 ALIGNED = 1000
 """Views that a regression of the last layer sees, at most."""
@@ -186,7 +186,7 @@ def _refitted(student: Model, run: Run, bench: Bench) -> Model:
         views, _ = training_views(bench.pool.pictures, run.recipe, run.steps)
         wanted_nd = _targets(run, bench, views)[1]
         # the two worlds with equal weight, as in the teacher's whitening
-        weights_n = equal_weights([len(bench.pool.pictures), len(photos.references)])
+        weights_n = equal_weights(np.repeat([0, 1], [len(bench.pool.pictures), len(photos.references)]))
         return align_head(student, _whole(bench), wanted_nd, weights_n).sealed(whitening="regression to the targets")
 
 

@@ -10,10 +10,14 @@ from deepir.distill.checkpoint import Model
 from deepir.distill.describe import describe, in_batches, region_vectors
 from deepir.distill.layers import WhiteningLayer
 from deepir.distill.views import View
+from deepir.distill.whitening import MOST_PICTURES, spread
 from deepir.errors import OptionError
-from deepir.whitening import Whitening
+from deepir.whitening import Whitening, fit_whitening
 
 Weights = NDArray[np.float64]
+
+_POWER = 0.35
+"""Of a branch that is joined to others: between the noise that 0.5 amplifies and the correlation that 0.25 leaves."""
 
 _RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """As shares of the mean energy of an input."""
@@ -49,8 +53,9 @@ def align_head(
     # what an imported model projects afterwards belongs to its old descriptors
     network.fuse = network.projection = None
     if joins:
-        for branch in network.branch_list:
-            branch.whitening = branch.whitening or _unchanging(branch.channels)
+        for place, branch in enumerate(network.branch_list):
+            if branch.whitening is None:
+                network.whiten_with(_own_whitening(student, views, place), place)
     inputs = (_joined(student, views) if joins else _region_sums(student, views)).astype(np.float64)
     weights = np.ones(len(views)) if weights_n is None else np.asarray(weights_n, dtype=np.float64)
     pictures_n = np.unique([str(view.path) for view in views], return_inverse=True)[1]
@@ -63,11 +68,6 @@ def align_head(
     else:
         network.whiten_with(whitening)
     return student
-
-
-def equal_weights(groups: Sequence[int]) -> Weights:
-    """The weight of each view where groups of so many views weigh the same."""
-    return np.repeat([1 / (len(groups) * count) for count in groups], groups)
 
 
 def _regression(inputs_nc: Weights, targets_nd: Descriptors, weights_n: Weights, folds_n: NDArray[np.intp]) -> Weights:
@@ -111,5 +111,16 @@ def _joined(student: Model, views: Sequence[View]) -> NDArray[np.float32]:
     return np.pad(joined, ((0, 0), (0, 1)), constant_values=1)
 
 
-def _unchanging(channels: int) -> WhiteningLayer:
-    return WhiteningLayer.of(Whitening(np.eye(channels, dtype=np.float32), np.zeros(channels, dtype=np.float32)))
+def _own_whitening(student: Model, views: Sequence[View], place: int) -> Whitening:
+    """The PCA of what a branch sees: joined to others as it is, its few strongest directions would drown the rest.
+
+    Too few views to find all directions leave it as it is.
+    """
+    channels = student.network.branch_list[place].channels
+    batches = in_batches(spread(views, MOST_PICTURES), _BATCH)
+    vectors_nc = np.concatenate(
+        [each for batch in batches for each in region_vectors(student, [view.read() for view in batch], place)]
+    )
+    if len(vectors_nc) <= channels:
+        return Whitening(np.eye(channels, dtype=np.float32), np.zeros(channels, dtype=np.float32))
+    return fit_whitening(vectors_nc, channels, power=_POWER)

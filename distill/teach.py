@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepir.distill.align import align_head, equal_weights
+import numpy as np
+
+from deepir.distill.align import align_head
 from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
@@ -12,6 +14,7 @@ from deepir.distill.ranks import first_on_each_machine_first
 from deepir.distill.student import DistilConfig, distil, training_views
 from deepir.distill.teachers import TargetConfig, Targets, make_targets
 from deepir.distill.views import CropConfig, View
+from deepir.distill.whitening import equal_weights
 from deepir.errors import OptionError
 
 
@@ -95,6 +98,6 @@ def teach(  # noqa: PLR0913 who learns, from whom, from what, and where what is 
         return student
     whole = [row for row, view in enumerate([*views, *shown]) if view.number == 0]
     seen = [View(path, 0) for path in (*pictures, *references)]
-    weights_n = equal_weights([count for count in (len(pictures), len(references)) if count])
+    weights_n = equal_weights(np.repeat([0, 1], [len(pictures), len(references)]))
     words = f"{student.spec.whitening}; last layer fitted to {len(pictures)} pictures and {len(references)} references"
     return align_head(student, seen, targets.descriptors_nd[whole], weights_n).sealed(whitening=words)

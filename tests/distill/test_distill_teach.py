@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from deepir.descriptors import normalise
-from deepir.distill.align import align_head, equal_weights
+from deepir.distill.align import align_head
 from deepir.distill.checkpoint import Model, load_model, save_model
 from deepir.distill.cli import main
 from deepir.distill.describe import describe
@@ -133,11 +133,6 @@ def test_a_group_of_more_weight_is_met_more_closely(
 
     heavy = np.concatenate([np.full(24, 1e-3), np.ones(8)])
     assert on_references(heavy) > on_references(1 / heavy) + 0.05
-
-
-def test_equal_weights_sum_to_one_and_are_the_same_for_each_group() -> None:
-    weights = equal_weights([4, 1])
-    np.testing.assert_allclose(weights, [1 / 8] * 4 + [1 / 2])
 
 
 @pytest.fixture(scope="module")
