@@ -1,7 +1,7 @@
 """Words that options take, for command lines that must not load torch to know them."""
 
 HALVES = ("auto", "bf16", "fp16")
-"""Half precisions of training."""
+"""Half precisions of training; auto takes bf16 where the device has it."""
 
 MININGS = ("random", "triplets", "negatives")
 """What a batch of metric learning holds: some labels at random, hard triplets, or queries with hard negatives."""

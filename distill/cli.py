@@ -186,7 +186,7 @@ def student(teacher: Path, images: tuple[Path, ...], **options: Any) -> None:
 @click.option("--teacher-epochs", type=int, help="Passes of the teacher over the labels. [default: 20]")
 @training_options
 @click.pass_context
-def tune(ctx: click.Context, images: Path, out: Path, **options: Any) -> None:
+def tune(ctx: click.Context, /, images: Path, out: Path, **options: Any) -> None:
     """From a folder for each label to a student of your own world: train a teacher, whiten it, distil it.
 
     The teacher is written beside the student, as OUT.teacher.safetensors; with --resume a finished one is taken.

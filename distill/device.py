@@ -7,13 +7,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from deepir.distill.choices import HALVES
 from deepir.distill.ranks import current, local_rank
 from deepir.errors import MissingDependency, OptionError
 
 _M = TypeVar("_M", bound=nn.Module)
-
-HALVES = ("auto", "bf16", "fp16")
-"""Forms of half precision; auto takes bf16 where the device has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deepir.datasets import LabelledImage
 from deepir.descriptors import Descriptors
 from deepir.distill.checkpoint import Model
+from deepir.distill.choices import MININGS
 from deepir.distill.classify import ClassificationLoss
 from deepir.distill.describe import describe_files
 from deepir.distill.device import Device
@@ -29,9 +30,6 @@ from deepir.distill.trainer import TrainConfig, train
 from deepir.distill.validation import split_labels, validation_of, with_partners
 from deepir.errors import OptionError
 
-MINING = ("random", "triplets", "negatives")
-"""What a batch holds: some labels at random, hard triplets, or queries with hard negatives."""
-
 _PROXY_FACTOR = 10.0
 """A loss with a vector for each label learns those faster than the trunk: each is seen in few batches."""
 
@@ -44,7 +42,7 @@ class MetricConfig:
         loss: A name that `loss_choice.build_loss` knows; one of `lessons.TUPLE_LOSSES` unless mining is random.
         miner: A class of pytorch_metric_learning.miners that chooses pairs within a batch, for losses that take pairs;
             `none` uses every pair.
-        mining: One of MINING.
+        mining: One of `deepir.distill.choices.MININGS`.
         triplets, tuples: How those two are mined; an epoch of triplets is one refresh of its candidates.
         batch: Pictures a step, `per_label` of each label; at most all labels once.  For random mining.
         learning_rate: Peak of a one-cycle schedule of AdamW.
@@ -86,9 +84,9 @@ class MetricConfig:
         if self.epochs < 1 or self.learning_rate <= 0:
             message = f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}"
             raise OptionError(message)
-        if self.mining not in MINING or (self.mining != "random" and self.loss not in TUPLE_LOSSES):
+        if self.mining not in MININGS or (self.mining != "random" and self.loss not in TUPLE_LOSSES):
             message = (
-                f"mining is one of {', '.join(MINING)}, the last two with a loss of {', '.join(TUPLE_LOSSES)}; "
+                f"mining is one of {', '.join(MININGS)}, the last two with a loss of {', '.join(TUPLE_LOSSES)}; "
                 f"got {self.mining} with {self.loss}"
             )
             raise OptionError(message)

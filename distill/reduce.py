@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deepir.distill.checkpoint import Model
+from deepir.distill.choices import REDUCTIONS
 from deepir.distill.device import Device
 from deepir.distill.epochs import Figures, Progress, run_epochs
 from deepir.distill.layers import WhiteningLayer, normalise
@@ -24,10 +25,6 @@ from deepir.distill.pair_losses import pair_log_sum_loss, pair_loss
 from deepir.distill.reduce_inputs import ReductionInputs, parallel_inputs, serial_inputs
 from deepir.distill.views import View
 from deepir.errors import OptionError
-
-Form = Literal["serial", "parallel"]
-
-FORMS: tuple[Form, ...] = get_args(Form)
 
 _BIAS_FACTOR = 2
 """Biases and shifts learn twice as fast (method.md 4.3)."""
@@ -39,14 +36,14 @@ class ReduceConfig:
 
     Attributes:
         dims: Values of each stage, falling; each stage starts from the first rows of the one before it.
-        form: One of FORMS.
+        form: One of `deepir.distill.choices.REDUCTIONS`.
         log_sum: Take the logarithm of the sum of exponentials of the pairs' losses, which weighs the worst pairs most.
         epochs: Of each stage.
         learning_rate: Peak of a one-cycle schedule, for weights whose root mean square is 1.
     """
 
     dims: tuple[int, ...] = (512, 256)
-    form: Form = "serial"
+    form: str = "serial"
     log_sum: bool = False
     epochs: int = 20
     batch: int = 64
@@ -58,8 +55,8 @@ class ReduceConfig:
         if not self.dims or min(self.dims) < 1 or list(self.dims) != sorted(set(self.dims), reverse=True):
             message = f"dims must be numbers from 1 on that fall, as 512, 256; got {self.dims}"
             raise OptionError(message)
-        if self.form not in FORMS:
-            message = f"the form of a reduction must be one of {', '.join(FORMS)}, got {self.form!r}"
+        if self.form not in REDUCTIONS:
+            message = f"the form of a reduction must be one of {', '.join(REDUCTIONS)}, got {self.form!r}"
             raise OptionError(message)
         if self.epochs < 1 or self.batch < 2 or not 0 < self.learning_rate < math.inf:
             message = (

@@ -14,10 +14,9 @@ from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device
 from deepir.distill.distil_loss import DistilLoss, LossWeights
 from deepir.distill.epochs import Figures, Progress, Stateful
-from deepir.distill.metric import set_training
 from deepir.distill.middle import check_trained, choose_trained, head_weights
 from deepir.distill.network import RMacNetwork
-from deepir.distill.pictures import Augmentation
+from deepir.distill.pictures import Augmentation, set_training
 from deepir.distill.quantised import fake_quantised
 from deepir.distill.student_sights import StudentSights
 from deepir.distill.teachers import Targets

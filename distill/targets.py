@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,8 @@ import numpy as np
 from deepir.descriptor_check import check_descriptors
 from deepir.descriptors import Descriptors
 from deepir.distill.answers import Rows
-from deepir.distill.checkpoint import Model
-from deepir.distill.views import View
 from deepir.errors import InputError
 from deepir.files import replacing, write_text
-
-__all__ = ["TargetStore", "View", "read_feature_list", "teacher_targets", "write_feature_list"]
 
 _SCHEMA = b"deepir.targets/1"
 _LINE = re.compile(rb"([!-~]+) (\d{1,12}) (\d{1,9}) ([0-9a-f]{8})")
@@ -183,20 +179,6 @@ class TargetStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def teacher_targets(
-    teacher: Model, views: Sequence[View], cache: Path, report: Callable[[str], None] = lambda _: None
-) -> Descriptors:
-    """The teacher's descriptor of each view, (N, D); those on disk already are not computed again.
-
-    Raises:
-        InputError: As `deepir.distill.teachers.make_targets`.
-    """
-    # that module keeps what it makes in the store of this one
-    from deepir.distill.teachers import make_targets
-
-    return make_targets([teacher], views, cache, report=report).descriptors_nd
 
 
 def write_feature_list(features: Path, index: Path, names: Sequence[str], descriptors_nd: Descriptors) -> None:

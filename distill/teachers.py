@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from deepir.descriptors import LENGTH_FLOOR, Descriptors
 from deepir.distill.answers import Rows, answer
 from deepir.distill.checkpoint import Model
+from deepir.distill.choices import TARGETS
 from deepir.distill.describe import in_batches
 from deepir.distill.smoothing import check_neighbours, smooth
 from deepir.distill.targets import TargetStore
 from deepir.distill.views import View, hash_pictures, read_views
 from deepir.errors import InputError, ModelError, OptionError, ShapeError
-
-COMBINED = ("teacher", "max")
 
 _BATCH = 16
 _REPORT_EVERY = 20
@@ -45,8 +44,8 @@ class TargetConfig:
     regions: bool = False
 
     def __post_init__(self) -> None:
-        if self.combine not in COMBINED:
-            message = f"targets combine resolutions as one of {', '.join(COMBINED)}, got {self.combine!r}"
+        if self.combine not in TARGETS:
+            message = f"targets combine resolutions as one of {', '.join(TARGETS)}, got {self.combine!r}"
             raise OptionError(message)
         if self.neighbours < 0 or (self.dim is not None and self.dim < 1):
             message = f"targets need a dim of 1 or more and 0 neighbours or more, got {self.dim} and {self.neighbours}"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepir.distill.targets import TargetStore, View, read_feature_list, teacher_targets, write_feature_list
+from deepir.distill.targets import TargetStore, read_feature_list, write_feature_list
 from deepir.errors import InputError, ShapeError
 
 DIM = 3
@@ -273,11 +273,6 @@ def test_a_store_that_could_not_be_opened_is_left_unlocked(tmp_path: Path) -> No
         with pytest.raises(InputError), TargetStore(tmp_path, DIM):
             pass
     assert len(os.listdir("/proc/self/fd")) == handles
-
-
-def test_the_old_names_are_where_they_were() -> None:
-    assert teacher_targets.__name__ == "teacher_targets"
-    assert View(Path("x"), 0).number == 0
 
 
 NAMES = ["a.jpg", "two words.jpg", "ünï.png"]
