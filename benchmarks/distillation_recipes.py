@@ -40,8 +40,8 @@ class Recipe:
         jitter: Least and greatest factor of the student's size, one draw for each batch.
         start: The student's last layer before the first step: its `own` whitening, which for the teacher's trunk is the
             teacher's, or the `ridge` regression to the targets.
-        refit: The last layer after the last step: as learnt (`none`), PCA as the teacher's on `train` and the
-            references (`whiten`), or the regression to the targets of pool and references (`ridge`).
+        refit: The last layer after the last step: as learnt (`none`), PCA of pool and references with equal weight
+            (`whiten`), or the regression to the targets of pool and references (`ridge`).
         reduce: Dimensions to go down to afterwards, in stages, by the pair loss.
         quantised: Train with the rounding of INT8, and score the INT8 file too.
         mixed: Train in bfloat16.
@@ -65,7 +65,7 @@ class Recipe:
     freeze_norm: bool = True
     mixed: bool = True
     start: str = "own"
-    refit: str = "ridge"
+    refit: str = "whiten"
     reduce: tuple[int, ...] = ()
     quantised: bool = False
 
@@ -123,7 +123,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "256 -> 128 values in stages": {"reduce": (128,)},
     "quantisation-aware": {"quantised": True},
     "last layer as learnt": {"refit": "none"},
-    "last layer whitened anew": {"refit": "whiten"},
+    "last layer by regression": {"refit": "ridge"},
 }
 """By the words of a row, what is other than in BASELINE."""
 

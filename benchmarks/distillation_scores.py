@@ -36,12 +36,12 @@ def computes_in_half(model: Model) -> bool:
 
 
 @contextmanager
-def fast(model: Model) -> Iterator[Model]:
-    """The model, its trunk in bfloat16 while the context lasts if it is one of HALF."""
+def fast(model: Model, *, target: bool = False) -> Iterator[Model]:
+    """The model, its trunk in bfloat16 while the context lasts if it is one of HALF; for targets any trunk."""
     network = model.network
     trunk = network.trunk
     network.eval()
-    if computes_in_half(model):
+    if target or computes_in_half(model):
         network.trunk = HalfTrunk(trunk)
     try:
         yield model

@@ -153,7 +153,7 @@ def _targets(run: Run, bench: Bench, views: Sequence[View]) -> tuple[Targets, De
     )
     with contextlib.ExitStack() as stack:
         names = _learnt_from(recipe, bench)
-        models = [stack.enter_context(fast(whitened_model(name, bench))) for name in names]
+        models = [stack.enter_context(fast(whitened_model(name, bench), target=True)) for name in names]
         every = make_targets(models, [*views, *_whole(bench)], bench.out / "targets", config, _say)
     count = len(views)
     regions = None if every.regions is None else every.regions[:count]
@@ -182,7 +182,7 @@ def _refitted(student: Model, run: Run, bench: Bench) -> Model:
     with fast(student):
         if refit == "whiten":
             config = WhitenConfig(dim=student.network.dim, power=POWER)
-            return whiten(student, [photos.train, photos.references], config, _say)
+            return whiten(student, [bench.pool.pictures, photos.references], config, _say)
         views, _ = training_views(bench.pool.pictures, run.recipe, run.steps)
         wanted_nd = _targets(run, bench, views)[1]
         # the two worlds with equal weight, as in the teacher's whitening

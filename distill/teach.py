@@ -89,8 +89,6 @@ def teach(  # noqa: PLR0913 who learns, from whom, from what, and where what is 
         targets.provenance,
         targets.projection,
     )
-    if not progress.resume:
-        progress.report("fitting the last layer to the targets")
     student = align_head(student, views, learnt.descriptors_nd)
     student = distil(student, views, learnt, config.distil, progress, device)
     fits = config.distil.trained == "all" and student.spec.head.fusion in ("none", "pca-concat-pca")

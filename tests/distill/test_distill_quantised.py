@@ -15,6 +15,7 @@ from deepir.calib.quantise import place
 from deepir.distill.backbone import wrap_module
 from deepir.distill.checkpoint import Model, new_model
 from deepir.distill.quantised import FakeQuantised, fake_quantised
+from deepir.distill.quantised_pass import rounded_weight
 from deepir.errors import InputError, ModelError, ShapeError
 from deepir.export.graph import build_onnx
 from deepir.head import Head
@@ -150,9 +151,12 @@ def test_middle_maps_that_a_pyramid_refines_are_rounded_too(staged_trunk: Callab
     pyramid = new_model(staged_trunk(1), sizes=((SIDE, SIDE),), head=Head(fusion="fpn", middle=(3,), pooling="gem"))
     pyramid.network.eval()
     pyramid = pyramid.sealed()
-    of_file, exact = run(int8_of(build_onnx(pyramid), images()), images()), describe(pyramid, images())
-    with fake_quantised(pyramid.network, calibration=[images()]):
+    file = build_onnx(pyramid)
+    of_file, exact = run(int8_of(file, images()), images()), describe(pyramid, images())
+    with fake_quantised(pyramid.network, calibration=[images()]) as quantised:
         fake = describe(pyramid, images())
+    placed = [one for one in quantised.state_dict()["ranges"] if one["placed"]]
+    assert len(placed) == len(place(file).tensors)
     assert distance(fake, of_file) < 0.1 * distance(exact, of_file)
 
 
@@ -217,8 +221,6 @@ def test_gradients_pass_straight_through_the_rounding_but_not_beyond_the_range()
 def test_folding_a_batch_norm_changes_no_code() -> None:
     torch.manual_seed(0)
     weight, factor = torch.randn(4, 3, 3, 3), torch.tensor([0.01, -2.0, 1.0, 300.0]).view(4, 1, 1, 1)
-    from deepir.distill.quantised_pass import rounded_weight
-
     torch.testing.assert_close(rounded_weight(weight * factor), rounded_weight(weight) * factor)
     # a channel of zeros has no range of its own
     assert not rounded_weight(torch.zeros(1, 3, 3, 3)).any()

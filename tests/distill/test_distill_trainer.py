@@ -130,8 +130,9 @@ def test_neither_workers_nor_what_was_drawn_before_change_the_result(
     tmp_path: Path, chunk: int | None, workers: int
 ) -> None:
     first = run(Tiny(), tmp_path / "a", replace(QUICK, chunk=chunk))
+    network = Tiny()
     torch.rand(7)
-    again = run(Tiny(), tmp_path / "b", replace(QUICK, chunk=chunk, workers=workers))
+    again = run(network, tmp_path / "b", replace(QUICK, chunk=chunk, workers=workers))
     assert same_weights(first, again)
 
 
