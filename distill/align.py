@@ -1,16 +1,18 @@
 """A student's last layer turned towards the teacher by ridge regression: its start, and its end."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deepir.descriptors import Descriptors, normalise
 from deepir.distill.checkpoint import Model
-from deepir.distill.describe import describe, in_batches, region_vectors
+from deepir.distill.describe import describe, describe_files, in_batches, region_vectors
 from deepir.distill.layers import WhiteningLayer
 from deepir.distill.views import View
-from deepir.distill.whitening import MOST_PICTURES, spread
+from deepir.distill.whitening import MOST_PICTURES, Report, WhitenConfig, spread, whiten
 from deepir.errors import OptionError
 from deepir.whitening import Whitening, fit_whitening
 
@@ -68,6 +70,39 @@ def align_head(
     else:
         network.whiten_with(whitening)
     return student
+
+
+def whiten_towards(
+    student: Model, groups: Sequence[Sequence[Path]], targets: Sequence[Descriptors], report: Report = lambda _: None
+) -> Model:
+    """Whiten the student anew on pictures, and turn its descriptors as near to the targets as a rotation can.
+
+    The rotation changes no similarity between the student's own descriptors; it makes them comparable with the
+    teacher's. A regression brings a student nearer to its teacher, and where its trunk cannot follow that costs more
+    than it gains (docs/benchmarks.md).
+
+    Args:
+        student: A plain head, whitened to the dimension of the targets.
+        groups: Lists of pictures that weigh the same, such as photographs and references.
+        targets: For each list what the teacher said of its pictures, (N, D).
+        report: Takes a line for people.
+
+    Raises:
+        ShapeError: Too few pictures for so many values.
+    """
+    student = whiten(student, groups, WhitenConfig(dim=targets[0].shape[1]), report)
+    own = [np.concatenate(list(describe_files(student, paths))) for paths in groups]
+    # the orthogonal map of the largest agreement: Procrustes
+    left, _, right = np.linalg.svd(
+        sum(wanted_nd.T @ own_nd / len(own_nd) for wanted_nd, own_nd in zip(targets, own, strict=True))
+    )
+    layer = student.network.whitening
+    if layer is not None:
+        rotation = torch.from_numpy((left @ right).astype(np.float32)).to(layer.weight.device)
+        with torch.no_grad():
+            layer.weight.copy_(rotation @ layer.weight)
+            layer.bias.copy_(rotation @ layer.bias)
+    return student.sealed()
 
 
 def _regression(inputs_nc: Weights, targets_nd: Descriptors, weights_n: Weights, folds_n: NDArray[np.intp]) -> Weights:

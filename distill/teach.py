@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deepir.distill.align import align_head
+from deepir.descriptors import Descriptors
+from deepir.distill.align import align_head, whiten_towards
 from deepir.distill.checkpoint import Model
 from deepir.distill.device import Device
 from deepir.distill.epochs import Progress
@@ -27,8 +28,9 @@ class TeachConfig:
         crop: How crops are drawn.
         targets: What is made of the teachers' descriptors.
         distil: How the student is trained.
-        refit: Fit the last layer anew after training, to the targets of whole pictures and of the references; only
-            where the whole network is trained.
+        refit: Fit the last layer anew after training, on whole pictures and the references: a plain head is whitened
+            and turned towards the targets, that of pca-concat-pca is a regression to them. Only where the whole
+            network is trained.
     """
 
     views: int = 4
@@ -91,11 +93,25 @@ def teach(  # noqa: PLR0913 who learns, from whom, from what, and where what is 
     )
     student = align_head(student, views, learnt.descriptors_nd)
     student = distil(student, views, learnt, config.distil, progress, device)
-    fits = config.distil.trained == "all" and student.spec.head.fusion in ("none", "pca-concat-pca")
-    if not (config.refit and fits):
+    if not config.refit or config.distil.trained != "all":
         return student
     whole = [row for row, view in enumerate([*views, *shown]) if view.number == 0]
-    seen = [View(path, 0) for path in (*pictures, *references)]
-    weights_n = equal_weights(np.repeat([0, 1], [len(pictures), len(references)]))
-    words = f"{student.spec.whitening}; last layer fitted to {len(pictures)} pictures and {len(references)} references"
-    return align_head(student, seen, targets.descriptors_nd[whole], weights_n).sealed(whitening=words)
+    return _refitted(student, [pictures, references], targets.descriptors_nd[whole], progress)
+
+
+def _refitted(student: Model, worlds: Sequence[Sequence[Path]], targets_nd: Descriptors, progress: Progress) -> Model:
+    """The student with a last layer fitted to whole pictures of one or two worlds that weigh the same."""
+    fusion, learnt = student.spec.head.fusion, student.spec.whitening
+    if fusion == "pca-concat-pca":
+        weights_n = equal_weights(np.repeat([0, 1], [len(world) for world in worlds]))
+        student = align_head(student, [View(path, 0) for world in worlds for path in world], targets_nd, weights_n)
+    elif fusion == "none" and len(targets_nd) > targets_nd.shape[1]:
+        parts = np.split(targets_nd, [len(worlds[0])])
+        filled = [(world, part) for world, part in zip(worlds, parts, strict=True) if world]
+        student = whiten_towards(student, [one for one, _ in filled], [part for _, part in filled], progress.report)
+    else:
+        reason = "its head is joined" if fusion != "none" else f"{len(targets_nd)} pictures are too few to fit it"
+        progress.report(f"the last layer stays as it was learnt: {reason}")
+        return student
+    fitted = f"last layer fitted to {len(worlds[0])} pictures and {len(worlds[1])} references"
+    return student.sealed(whitening=f"{learnt}; {fitted}")
