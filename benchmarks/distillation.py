@@ -110,7 +110,8 @@ def main_part(bench: Bench, options: Mapping[str, Any], results: Results) -> Ite
         steps = steps_for(student, recipe, options["minutes"] or MAIN_MINUTES)
         for place, seed in enumerate(options["seeds"]):
             # three sizes take long, and are beside the point of a student of one
-            yield trained(plan_run(student, recipe, steps, seed, bench), bench, results, three=place == 0)
+            three = options["three"] and place == 0
+            yield trained(plan_run(student, recipe, steps, seed, bench), bench, results, three=three)
 
 
 def ablation_part(bench: Bench, options: Mapping[str, Any], results: Results) -> Iterator[Result]:
@@ -181,6 +182,7 @@ def _say(name: str, result: Result) -> None:
 @click.option(
     "--minutes", type=float, help=f"Of a run on two cores.  [default: {MAIN_MINUTES:g}, ablations {ABLATION_MINUTES:g}]"
 )
+@click.option("--three/--one", default=True, help="Score the first seed's students at three sizes too.")
 @click.option("--seeds", default="0,1", callback=_parse_seeds)
 @click.option("--resize", type=click.Choice(["longest", "stretch"]), default="longest")
 @click.option("--device", default="cpu")

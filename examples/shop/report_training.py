@@ -10,16 +10,16 @@ from report_html import Html, section, tag
 
 TRAININGS = {
     "teacher": "teacher",
-    "student_start": "student, undistilled",
-    "student": "student, distilled from the teacher",
+    "student": "student, distilled",
 }
 STORY = (
     "A synthetic shop was rendered: products on white for reference, photographs of them among clutter, and a walk "
     "past a shelf. The products of the test are not among those of the training.",
     "A teacher network was trained to give pictures of the same product similar descriptors. It looks at each "
     "picture at three resolutions and joins what it sees: better, and several times the work.",
-    "A smaller student, which looks at each picture once, was trained on the same labels (undistilled), then taught "
-    "to give the teacher's descriptors (distilled).",
+    "A smaller student, which looks at each picture once, was cut from the teacher's first two stages: whitened and "
+    "joined as they are (undistilled), then taught without labels to say what the teacher and these stages say "
+    "together (distilled).",
     "The student was exported to ONNX and quantised to INT8 with calibration pictures; both forms were scored on the "
     "same photographs as the teacher.",
     "The reference pictures became an index; every frame of the video was looked up in it, and named, or called "
@@ -50,7 +50,7 @@ def show_training(run: Path) -> Html:
         time = duration(sum(row["seconds"] for row in rows))
         curves += [
             _show_curve(f"{name}: {quantity}", [row[quantity] for row in rows], time)
-            for quantity in ("loss", "cosine")
+            for quantity in ("loss", "validation_cosine")
             if rows and quantity in rows[0]
         ]
     return section(
