@@ -1,15 +1,20 @@
 """Average precision as a loss: scores are shared out to bins, so that a ranking has a gradient (method.md 5).
 
-Memory grows with queries x pictures, not with the bins: a score lies between two bins at most.
+A score lies between two bins at most, so memory does not grow with the bins; of a batch, only some hundred queries have
+their scores in memory at a time.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from deepir.distill.label_matrix import batch_labels, label_matrix, without_self
 from deepir.errors import OptionError, ShapeError
 
+_QUERIES = 256
 _EPSILON = 1e-8
 _ABOVE_ZERO = 1e-6
 _STEEP = 1e-3
@@ -74,10 +79,10 @@ class APLoss(nn.Module):
         self.drop_self = drop_self
 
     def forward(self, descriptors_nd: Tensor, labels_n: Tensor) -> Tensor:
-        labels = batch_labels(descriptors_nd, labels_n)
-        if not _has_pairs(labels):
-            return descriptors_nd.sum() * 0
-        return ap_loss(*_ranked(descriptors_nd, labels, self.drop_self), self.bins, distances=self.distances)
+        def of_scores(scores_qn: Tensor, matrix_qn: Tensor) -> Tensor:
+            return ap_loss(scores_qn, matrix_qn, self.bins, distances=self.distances)
+
+        return _over_queries(of_scores, descriptors_nd, batch_labels(descriptors_nd, labels_n), self.drop_self)
 
 
 class TieAwareAPLoss(nn.Module):
@@ -94,16 +99,38 @@ class TieAwareAPLoss(nn.Module):
         self.drop_self = drop_self
 
     def forward(self, descriptors_nd: Tensor, labels_n: Tensor) -> Tensor:
-        labels = batch_labels(descriptors_nd, labels_n)
-        if not _has_pairs(labels):
-            return descriptors_nd.sum() * 0
-        scores, matrix = _ranked(descriptors_nd, labels, self.drop_self)
-        return tie_aware_ap_loss(scores, matrix, self.bins, simplified=self.simplified, distances=self.distances)
+        def of_scores(scores_qn: Tensor, matrix_qn: Tensor) -> Tensor:
+            simplified, distances = self.simplified, self.distances
+            return tie_aware_ap_loss(scores_qn, matrix_qn, self.bins, simplified=simplified, distances=distances)
+
+        return _over_queries(of_scores, descriptors_nd, batch_labels(descriptors_nd, labels_n), self.drop_self)
 
 
-def _ranked(descriptors_nd: Tensor, labels_n: Tensor, drop_self: bool) -> tuple[Tensor, Tensor]:
-    scores = descriptors_nd @ descriptors_nd.T
-    return without_self(scores) if drop_self else scores, label_matrix(labels_n, drop_self=drop_self)
+def _over_queries(
+    of_scores: Callable[[Tensor, Tensor], Tensor], descriptors_nd: Tensor, labels_n: Tensor, drop_self: bool
+) -> Tensor:
+    """The mean loss of a batch's queries, of which a few hundred at a time keep their row of scores in memory."""
+    if not _has_pairs(labels_n):
+        return descriptors_nd.sum() * 0
+    if len(descriptors_nd) <= _QUERIES:
+        scores, matrix = descriptors_nd @ descriptors_nd.T, label_matrix(labels_n, drop_self=drop_self)
+        return of_scores(without_self(scores) if drop_self else scores, matrix)
+
+    def of_rows(descriptors: Tensor, start: int) -> Tensor:
+        rows = torch.arange(start, min(start + _QUERIES, len(descriptors)), device=descriptors.device)
+        scores = descriptors[rows] @ descriptors.T
+        matrix = label_matrix(labels_n[rows], labels_n, drop_self=False)
+        if drop_self:
+            others = torch.arange(len(descriptors), device=rows.device) != rows[:, None]
+            scores, matrix = (whole[others].view(len(rows), -1) for whole in (scores, matrix))
+        return of_scores(scores, matrix) * matrix.any(dim=1).sum()
+
+    starts = range(0, len(descriptors_nd), _QUERIES)
+    # what lies between descriptors and loss is computed again in the backward pass instead of being kept
+    sums = [checkpoint(of_rows, descriptors_nd, start, use_reentrant=False) for start in starts]
+    counts = torch.bincount(torch.unique(labels_n, return_inverse=True)[1])
+    answered = counts[counts > 1].sum() if drop_self else len(labels_n)
+    return torch.stack(sums).sum() / answered
 
 
 def _has_pairs(labels_n: Tensor) -> bool:

@@ -225,3 +225,22 @@ def test_fewer_than_two_bins_are_refused() -> None:
 def test_labels_that_do_not_fit_the_batch_are_refused() -> None:
     with pytest.raises(ShapeError, match="got 5 labels for 6"):
         APLoss()(TOY, LABELS[:5])
+
+
+@pytest.mark.parametrize("drop_self", [False, True])
+@pytest.mark.parametrize("kind", [APLoss, TieAwareAPLoss])
+def test_a_large_batch_in_parts_gives_the_loss_and_gradient_of_the_whole(
+    kind: Callable[..., torch.nn.Module], drop_self: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.manual_seed(0)
+    start = torch.nn.functional.normalize(torch.randn(61, 8, generator=generator, dtype=torch.float64), dim=1)
+    # a label alone is a query without an answer once it is out of its own ranking
+    labels = torch.cat([torch.arange(60) % 11, torch.tensor([99])])
+    found = []
+    for queries in (256, 16):
+        monkeypatch.setattr("deepir.distill.ap_loss._QUERIES", queries)
+        descriptors = start.clone().requires_grad_()
+        loss = kind(drop_self=drop_self)(descriptors, labels)
+        loss.backward()
+        found.append((loss.detach(), descriptors.grad))
+    torch.testing.assert_close(found[1], found[0])
