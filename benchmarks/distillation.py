@@ -37,7 +37,7 @@ from distillation_recipes import (
 )
 from distillation_scores import Result, score_model
 from distillation_tables import ablation_table, goal_lines, main_table
-from distillation_train import Bench, Run, plan_run, trained_model, whitened_model
+from distillation_train import Bench, Run, plan_run, rewhitened_model, trained_model, whitened_model
 from shop_photos import read_photos
 
 from deepir.distill.device import find_device
@@ -86,6 +86,18 @@ def reference(trunk: str, bench: Bench, results: Results) -> Result:
     return results[key]
 
 
+def rewhitened(trunk: str, bench: Bench, results: Results) -> Result:
+    """What a trunk scores at one size that is only whitened anew, as distilled students are, and not trained."""
+    settings = {"trunk": trunk, "resize": bench.resize, "whitened": bench.pool.digest}
+    key = key_of(settings)
+    if key not in results:
+        started = time.monotonic()
+        scores = score_model(rewhitened_model(trunk, bench), bench.photos, bench.out / "scored", ("x1",))
+        results.add({"key": key, **settings, "seconds": round(time.monotonic() - started, 1), **scores})
+        _say(f"{trunk} whitened anew", results[key])
+    return results[key]
+
+
 def trained(run: Run, bench: Bench, results: Results, *, int8: bool = False, three: bool = False) -> Result:
     """What the student of a run scores at one size; with `int8` its INT8 file too, with `three` at three sizes too."""
     names = ("x1", "x3") if three else ("x1",)
@@ -130,6 +142,7 @@ def run_parts(bench: Bench, parts: Sequence[str], options: Mapping[str, Any]) ->
     results = Results(bench.out / "results.jsonl")
     names = dict.fromkeys([*bench.teachers, *(name for name in options["students"] if name != SAME)])
     references = {name: reference(name, bench, results) for name in names}
+    references |= {f"{name}, whitened anew": rewhitened(name, bench, results) for name in names}
     texts = []
     for part in parts:
         table = {"main": main_text, "ablation": ablation_text}[part](bench, options, references, results)

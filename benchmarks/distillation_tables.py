@@ -45,10 +45,12 @@ def main_table(references: Mapping[str, Result], results: Sequence[Result]) -> s
     for teacher in dict.fromkeys(result["teacher"] for result in results):
         gap = Gap.of(references[teacher])
         subjects = {f"{teacher} (teacher)": [references[teacher]]}
+        subjects[f"{teacher}, whitened anew, not distilled"] = [references[f"{teacher}, whitened anew"]]
         for student in dict.fromkeys(result["student"] for result in results if result["teacher"] == teacher):
             found = [one for one in results if (one["teacher"], one["student"]) == (teacher, student)]
             if student != teacher:
                 subjects[f"{student}, undistilled"] = [references[student]]
+                subjects[f"{student}, whitened anew, not distilled"] = [references[f"{student}, whitened anew"]]
             subjects[f"{student}, distilled from {teacher}"] = found
         for words, found in subjects.items():
             for sizes in ("x3", "x1"):

@@ -77,6 +77,15 @@ def whitened_model(trunk: str, bench: Bench) -> Model:
     return _placed(load_model(path, loaded.module), bench)
 
 
+def rewhitened_model(trunk: str, bench: Bench) -> Model:
+    """The trunk as it comes at one size, whitened as distilled students are in the end."""
+    model = whitened_model(trunk, bench)
+    single = Model(model.network, model.spec.at_sizes(ONE))
+    with fast(single):
+        config = WhitenConfig(dim=DIM, power=POWER)
+        return whiten(single, [bench.pool.pictures, bench.photos.references], config, _say)
+
+
 def plan_run(student: str, recipe: Recipe, steps: int, seed: int, bench: Bench) -> Run:
     """A run by a recipe, named by all that its result depends on; the teacher is the bench's first."""
     settings = {
