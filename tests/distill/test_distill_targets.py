@@ -4,10 +4,9 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import resource
-import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,8 @@ from hypothesis import strategies as st
 
 from deepir.distill.targets import TargetStore, read_feature_list, write_feature_list
 from deepir.errors import InputError, ShapeError
+
+FileSizeLimit = Callable[[int], AbstractContextManager[None]]
 
 DIM = 3
 KEYS = [f"{number:064x}#{number}" for number in range(6)]
@@ -53,19 +54,6 @@ def kept(folder: Path) -> list[str]:
         for key, record in zip(found, store.gather(found), strict=True):
             np.testing.assert_array_equal(record, RECORDS[KEYS.index(key)])
     return found
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file can grow beyond these bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_rows_of_any_number_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -211,7 +199,7 @@ def test_another_dimension_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spare", range(0, 130, 13))
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, spare: int) -> None:
+def test_a_full_disk_leaves_what_was_there(file_size_limit: FileSizeLimit, tmp_path: Path, spare: int) -> None:
     fill(tmp_path, 2)
     limit = (tmp_path / "index.txt").stat().st_size + spare
     with TargetStore(tmp_path, DIM) as store:

@@ -1,10 +1,8 @@
 """Targets are the teachers' descriptors; regions add up to them; fusion, dimension, maxima and neighbours keep that."""
 
-import contextlib
 import dataclasses
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,8 @@ from deepir.head import Head
 from deepir.image import list_images, prepare, read_image
 from deepir.regions import image_regions
 from deepir.whitening import Whitening
+
+FileSizeLimit = Callable[[int], AbstractContextManager[None]]
 
 MakeModel = Callable[..., Model]
 SIZES = ((48, 48), (64, 64), (96, 96))
@@ -53,19 +53,6 @@ def seen(views: list[View]) -> list[np.ndarray]:
 def sums(regions: list[np.ndarray] | None) -> np.ndarray:
     assert regions is not None
     return np.stack([rows.sum(axis=0) for rows in regions])
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file can grow beyond these bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def count_trunk_calls(model: Model) -> list[int]:
@@ -289,7 +276,7 @@ def test_a_teacher_that_answers_nan_is_refused_and_nothing_of_it_is_kept(
 
 
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
-    teacher: Model, views: list[View], tmp_path: Path
+    file_size_limit: FileSizeLimit, teacher: Model, views: list[View], tmp_path: Path
 ) -> None:
     with file_size_limit(1800), pytest.raises(InputError) as raised:
         make_targets([teacher], views, tmp_path)
