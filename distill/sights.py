@@ -52,6 +52,10 @@ class SightReader:
 
     def __init__(self, sights: Sights, *, workers: int, pinned: bool = False) -> None:
         self._plan = _Plan()
+        if workers:
+            # a process made while OpenCV has threads waits for ever for those it did not inherit; those that read
+            # pictures leave the other cores alone in any case
+            need("cv2").setNumThreads(1)
         self._loader = DataLoader(
             _Numbered(sights),
             batch_sampler=self._plan,
@@ -114,6 +118,5 @@ def _stack(found: list[Tensor | DeepIRError]) -> Tensor | DeepIRError:
 
 
 def _prepare_worker(_: int) -> None:
-    """Leave Ctrl-C to the process that trains, and its cores too."""
+    """Leave Ctrl-C to the process that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    need("cv2").setNumThreads(1)

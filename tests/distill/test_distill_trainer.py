@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -538,3 +540,28 @@ def test_training_in_half_precision_lowers_the_loss(tmp_path: Path) -> None:
     run(Tiny(), tmp_path / "m", replace(QUICK, epochs=12, chunk=3), device=Device("cpu", mixed=True))
     losses = [row["loss"] for row in rows(tmp_path / "m")]
     assert losses[-1] < 0.9 * losses[0]
+
+
+OPENCV_FIRST = """
+import cv2, numpy as np, torch
+from deepir.distill.sights import SightReader
+
+class Blurred:
+    def __len__(self):
+        return 4
+    def sight(self, number, epoch, size):
+        return torch.from_numpy(cv2.GaussianBlur(np.full((900, 900, 3), number, np.uint8), (9, 9), 3)).float()
+
+for _ in range(4):
+    cv2.setNumThreads(2)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 3)
+    reader = SightReader(Blurred(), workers=1)
+    print(*(len(batch) for batch in reader.read([[(0, 0, None), (1, 0, None)], [(2, 0, None)]])))
+"""
+
+
+def test_workers_read_though_opencv_had_threads_before_they_began() -> None:
+    free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", OPENCV_FIRST]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=free)
+    assert result.stdout.split() == ["2", "1"] * 4, result.stderr
