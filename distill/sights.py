@@ -64,6 +64,8 @@ class SightReader:
             pin_memory=pinned,
             persistent_workers=workers > 0,
             worker_init_fn=_prepare_worker,
+            # its own: a loader draws a seed when it begins, which a resumed training does in another step
+            generator=torch.Generator(),
         )
 
     def read(self, requests: Sequence[Sequence[Request]]) -> Iterator[Tensor]:
