@@ -134,7 +134,7 @@ def ablation_part(bench: Bench, options: Mapping[str, Any], results: Results) ->
             recipe = recipe_for(student, bench.teachers[0], ABLATIONS[row])
             steps = steps_for(student, recipe, options["minutes"] or ABLATION_MINUTES)
             run = plan_run(student, recipe, steps, seed, bench)
-            yield {"row": row, **trained(run, bench, results, int8=row in INT8_ROWS)}
+            yield {"row": row, **trained(run, bench, results, int8=options["int8"] and row in INT8_ROWS)}
 
 
 def run_parts(bench: Bench, parts: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -196,6 +196,7 @@ def _say(name: str, result: Result) -> None:
     "--minutes", type=float, help=f"Of a run on two cores.  [default: {MAIN_MINUTES:g}, ablations {ABLATION_MINUTES:g}]"
 )
 @click.option("--three/--one", default=True, help="Score the first seed's students at three sizes too.")
+@click.option("--int8/--no-int8", default=True, help="Score the INT8 files of two rows too.")
 @click.option("--seeds", default="0,1", callback=_parse_seeds)
 @click.option("--resize", type=click.Choice(["longest", "stretch"]), default="longest")
 @click.option("--device", default="cpu")

@@ -31,7 +31,7 @@ class Scale:
     student_dim: int
 
 
-FULL = Scale(ShopConfig(train_photos=8), teacher_epochs=7, student_epochs=6, student_dim=256)
+FULL = Scale(ShopConfig(train_photos=8), teacher_epochs=7, student_epochs=4, student_dim=256)
 QUICK = Scale(
     ShopConfig(
         train_products=12,
