@@ -36,7 +36,7 @@ from deepir.export.evaluate import Subject, evaluate, open_subject, subject_of_m
 from deepir.export.graph import build_onnx
 from deepir.export.verify import FP32_TOLERANCE, prove
 from deepir.image import read_image
-from deepir.runtime import DescriptorIndex, Extractor
+from deepir.runtime import Index, Extractor
 
 SETS = ("grocery_nat2ref", "grocery_ref2nat", "grocery_nat2nat")
 REFERENCES = "grocery_nat2ref"
@@ -129,11 +129,11 @@ def recall_through_the_index(model: Path, photos: Photos, out: Path) -> float:
     dataset = photos.sets[REFERENCES]
     path = out / "shop.usearch"
     with Extractor.open(model) as extractor:
-        index = DescriptorIndex.create(extractor.card, model)
+        index = Index.create(extractor.card, model)
         for reference in dataset.database:
             index.add(reference.stem, extractor.describe([read_image(reference)]), [reference.name])
         index.save(path)
-        index = DescriptorIndex.open(path)
+        index = Index.open(path)
         hits = [index.search(extractor.describe([read_image(query.image)])[0], 1)[0].view for query in dataset.queries]
     names = [{positive.name for positive in query.positives} for query in dataset.queries]
     return sum(hit in positives for hit, positives in zip(hits, names, strict=True)) / len(hits)

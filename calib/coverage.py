@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.calib.look import Thumbnails
+from deepir.look import Thumbnails
 from deepir.descriptors import Descriptors
 
 NEAR_DESCRIPTORS = 0.9

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepir.calib.coverage import distinct_rows, k_centre
-from deepir.calib.look import Look, look_at_files
+from deepir.look import Look, look_at_files
 from deepir.calib.sources import Labels, read_sources
 from deepir.descriptors import Descriptors
 from deepir.errors import InputError, ModelError, OptionError

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepir.calib.coverage import near
-from deepir.calib.look import Look, look_at, sharpness
+from deepir.look import Look, look_at, sharpness
 from deepir.descriptors import Descriptors
 from deepir.errors import InputError, OptionError
 from deepir.files import replacing

@@ -11,7 +11,8 @@ DeepIRError              1  unexpected
 ├── GateError            6  the result is less accurate than it must be
 ├── SourceError          7  a camera or a video that is not there or was lost
 ├── IndexFileError       8  an index that is damaged
-│   └── IndexModelError  8  an index made by another model
+│   ├── IndexModelError  8  an index made by another model
+│   └── IndexBusyError   8  an index that another program is changing
 └── MemoryLimitError     9  out of memory
 """
 
@@ -89,6 +90,10 @@ class IndexFileError(DeepIRError):
 
 class IndexModelError(IndexFileError):
     """An index made by another model."""
+
+
+class IndexBusyError(IndexFileError):
+    """An index that another program is changing."""
 
 
 class MemoryLimitError(DeepIRError):

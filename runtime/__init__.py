@@ -1,8 +1,10 @@
 """What a robot imports: describe images, search the index, name what a camera sees; no torch, no onnx."""
 
 from deepir.runtime.extractor import Extractor
-from deepir.runtime.index import DescriptorIndex, Hit
+from deepir.runtime.index import Index
+from deepir.runtime.items import Item
+from deepir.runtime.label_search import Hit
 from deepir.runtime.recogniser import Recogniser, Recognition
 from deepir.runtime.source import Frame, Source, open_source
 
-__all__ = ["DescriptorIndex", "Extractor", "Frame", "Hit", "Recogniser", "Recognition", "Source", "open_source"]
+__all__ = ["Extractor", "Frame", "Hit", "Index", "Item", "Recogniser", "Recognition", "Source", "open_source"]

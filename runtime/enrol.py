@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,63 @@ from deepir.descriptors import Descriptors
 from deepir.errors import InputError, OptionError
 from deepir.image import Image, list_images, read_image
 from deepir.runtime.extractor import Extractor
-from deepir.runtime.index import DescriptorIndex
+from deepir.runtime.index import Index
 from deepir.runtime.index_whitening import WhitenConfig
+from deepir.runtime.items import Metadata
+from deepir.runtime.pictures import THUMBNAIL, check_side, encode_thumbnail, find_pictures, keep_thumbnail, source_text
 from deepir.runtime.progress import Advance
+from deepir.runtime.view_filter import Glance, Stored, blurred, glance_at, repeated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """What becomes of the pictures.
+
+    Attributes:
+        index_path: Where the index lies or will lie: pictures are named from there, and small copies kept there.
+        keep_all: Also pictures that show the same as another of their label, or are far less sharp.
+        skip_unreadable: Leave out pictures that cannot be decoded.
+        thumbnails: Longest side in pixels of the copies kept beside the index; None for no copies.
+        whiten: The map to fit on these pictures first; the index must be empty.
+        metadata: Stored with every view.
+
+    Raises:
+        OptionError: A size at which nothing can be seen.
+    """
+
+    index_path: Path
+    keep_all: bool = False
+    skip_unreadable: bool = False
+    thumbnails: int | None = None
+    whiten: WhitenConfig | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.thumbnails is not None:
+            check_side(self.thumbnails)
+
+
+@dataclass(slots=True)
+class Enrolled:
+    """What became of them.
+
+    Attributes:
+        keys: Of the new views.
+        unreadable, repeated, blurred: Pictures that were left out.
+    """
+
+    keys: list[int] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
+    repeated: list[Path] = field(default_factory=list)
+    blurred: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Described:
+    image: LabelledImage
+    descriptor_1d: Descriptors
+    glance: Glance | None
+    thumbnail: bytes | None
 
 
 def find_labelled_images(folder: Path, pattern: str | None = None) -> list[LabelledImage]:
@@ -31,85 +87,111 @@ def find_labelled_images(folder: Path, pattern: str | None = None) -> list[Label
 
 
 def enrol(
-    index: DescriptorIndex,
+    index: Index,
     extractor: Extractor,
     images: Sequence[LabelledImage],
-    *,
-    skip_unreadable: bool = False,
-    whiten: WhitenConfig | None = None,
+    enrolment: Enrolment,
     advance: Advance = lambda _done: None,
-) -> list[Path]:
-    """Describe the pictures and add them to the index; give those that were skipped.
-
-    With `whiten`, the index's whitening is first fitted on them, and on the photographs that it names.
+) -> Enrolled:
+    """Describe the pictures and add them to the index; say what was left out.
 
     Raises:
         InputError: A picture cannot be read and `skip_unreadable` is off, or none could be read at all.
         ShapeError: A picture without content (blank) has no direction, or there are too few to whiten with.
     """
-    reading = _Reading(index, extractor, advance, skip_unreadable=skip_unreadable)
-    batches = reading.described(images)
-    if whiten is not None:
-        batches = iter(kept := list(batches))
-        photographs = [reading.descriptors([LabelledImage(path, "") for path in group]) for group in whiten.photographs]
-        references = np.concatenate([descriptors_nd for _, descriptors_nd in kept])
-        index.whiten([references, *photographs], whiten.power_for(extractor.spec), whiten.dim)
-    for labelled, descriptors_nd in batches:
-        _add(index, labelled, descriptors_nd)
-    return reading.skipped
+    work = _Work(index, extractor, enrolment, advance)
+    described = work.described(images)
+    if enrolment.whiten is not None:
+        described = iter(kept := list(described))
+        photographs = [work.descriptors(group) for group in enrolment.whiten.photographs]
+        references = np.stack([picture.descriptor_1d for picture in kept])
+        index.whiten(enrolment.whiten.fit([references, *photographs], extractor.spec))
+    for label, group in groupby(described, key=lambda picture: picture.image.label):
+        work.add(label, list(group))
+    return work.done
 
 
-class _Reading:
-    """Reads and describes pictures, and remembers which it had to skip."""
+class _Work:
+    """Reads, describes and adds pictures, and remembers what it left out."""
 
-    def __init__(
-        self, index: DescriptorIndex, extractor: Extractor, advance: Advance, *, skip_unreadable: bool
-    ) -> None:
-        self.skipped: list[Path] = []
+    def __init__(self, index: Index, extractor: Extractor, enrolment: Enrolment, advance: Advance) -> None:
+        self.done = Enrolled()
         self._index = index
         self._extractor = extractor
+        self._enrolment = enrolment
         self._advance = advance
-        self._skip_unreadable = skip_unreadable
 
-    def described(self, images: Sequence[LabelledImage]) -> Iterator[tuple[list[LabelledImage], Descriptors]]:
-        """A batch of readable pictures at a time, with the model's descriptors."""
-        skipped_before = len(self.skipped)
+    def described(self, images: Sequence[LabelledImage]) -> Iterator[_Described]:
+        """The readable pictures one after the other, with the model's descriptors."""
+        before, given = len(self.done.unreadable), 0
         for start in range(0, len(images), self._extractor.batch_size):
             batch = images[start : start + self._extractor.batch_size]
-            readable = _read(batch, self.skipped, skip_unreadable=self._skip_unreadable)
+            readable = self._read(batch)
             if readable:
-                labelled = [image for image, _ in readable]
                 descriptors_nd = self._extractor.describe([pixels for _, pixels in readable])
-                self._index.check(descriptors_nd, [str(image.path.name) for image in labelled])
-                yield labelled, descriptors_nd
+                self._index.check(descriptors_nd, [image.path.name for image, _ in readable])
+                for (image, pixels), descriptor_1d in zip(readable, descriptors_nd, strict=True):
+                    yield self._looked_at(image, pixels, descriptor_1d)
             self._advance(len(batch))
-        if len(self.skipped) - skipped_before == len(images):
-            message = f"none of the {len(images)} pictures can be decoded, the first is {images[0].path}"
+            given += len(readable)
+        if not given:
+            tried = len(self.done.unreadable) - before
+            message = f"none of the {tried} pictures can be decoded, the first is {images[0].path}"
             raise InputError(message)
 
-    def descriptors(self, images: Sequence[LabelledImage]) -> Descriptors:
-        """The descriptors of all of them, (N, D)."""
-        return np.concatenate([descriptors_nd for _, descriptors_nd in self.described(images)])
+    def descriptors(self, paths: Sequence[Path]) -> Descriptors:
+        """The descriptors of photographs, (N, D)."""
+        return np.stack(
+            [picture.descriptor_1d for picture in self.described([LabelledImage(path, "") for path in paths])]
+        )
 
+    def add(self, label: str, group: list[_Described]) -> None:
+        """Add the pictures of a label that are worth it."""
+        group = group if self._enrolment.keep_all else self._sifted(label, group)
+        if not group:
+            return
+        path = self._enrolment.index_path
+        names = [None if one.thumbnail is None else keep_thumbnail(path, one.thumbnail) for one in group]
+        metadata = [{**self._enrolment.metadata, **({THUMBNAIL: name} if name else {})} for name in names]
+        sources = [source_text(one.image.path, path) for one in group]
+        descriptors_nd = np.stack([one.descriptor_1d for one in group])
+        self.done.keys += self._index.add(label, descriptors_nd, sources, metadata=metadata)
 
-def _read(
-    batch: Sequence[LabelledImage], skipped: list[Path], *, skip_unreadable: bool
-) -> list[tuple[LabelledImage, Image]]:
-    readable = []
-    for image in batch:
-        try:
-            readable.append((image, read_image(image.path)))
-        except InputError as error:
-            if not skip_unreadable:
-                message = f"{error}; --skip-unreadable leaves such files out"
-                raise InputError(message) from error
-            skipped.append(image.path)
-    return readable
+    def _sifted(self, label: str, group: list[_Described]) -> list[_Described]:
+        glances = [one.glance for one in group if one.glance is not None]
+        dull = set(blurred(glances))
+        self.done.blurred += [group[row].image.path for row in sorted(dull)]
+        group = [one for row, one in enumerate(group) if row not in dull]
+        glances = [one.glance for one in group if one.glance is not None]
+        stored_nd = self._index.mapped(np.stack([one.descriptor_1d for one in group]))
+        again = set(repeated(glances, stored_nd, self._stored(label)))
+        self.done.repeated += [group[row].image.path for row in sorted(again)]
+        return [one for row, one in enumerate(group) if row not in again]
 
+    def _stored(self, label: str) -> Stored | None:
+        items = self._index.views_of(label)
+        if not items:
+            return None
+        descriptors_nd = self._index.descriptors([item.key for item in items])
+        path = self._enrolment.index_path
+        return Stored(descriptors_nd, lambda row: next(iter(find_pictures(items[row], path)), None))
 
-def _add(index: DescriptorIndex, images: Sequence[LabelledImage], descriptors_nd: Descriptors) -> None:
-    for row, image in enumerate(images):
-        index.add(image.label, descriptors_nd[row : row + 1], [image.path.name])
+    def _looked_at(self, image: LabelledImage, pixels: Image, descriptor_1d: Descriptors) -> _Described:
+        side = self._enrolment.thumbnails
+        glance = None if self._enrolment.keep_all else glance_at(pixels)
+        return _Described(image, descriptor_1d, glance, None if side is None else encode_thumbnail(pixels, side))
+
+    def _read(self, batch: Sequence[LabelledImage]) -> list[tuple[LabelledImage, Image]]:
+        readable = []
+        for image in batch:
+            try:
+                readable.append((image, read_image(image.path)))
+            except InputError as error:
+                if not self._enrolment.skip_unreadable:
+                    message = f"{error}; --skip-unreadable leaves such files out"
+                    raise InputError(message) from error
+                self.done.unreadable.append(image.path)
+        return readable
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

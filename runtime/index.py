@@ -1,223 +1,173 @@
-"""Descriptors with labels, searched by similarity, kept in one file."""
+"""Descriptors with labels, searched by similarity, kept in one file and a journal."""
 
-import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepir.card import ModelCard
-from deepir.descriptors import Descriptors, normalise
-from deepir.errors import IndexFileError, IndexModelError, InputError, OptionError, ShapeError
+from deepir.descriptors import Descriptors
+from deepir.errors import OptionError, ShapeError
 from deepir.files import file_sha256
-from deepir.runtime.index_check import check_descriptors
-from deepir.runtime.index_file import Footer, ModelReference, check_generation, read_index, unusable, write_index
-from deepir.runtime.index_whitening import IndexWhitening, WhiteningNote, fit_index_whitening
-from deepir.runtime.store import DTYPE, DescriptorStore, usearch_version
-from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, fit_threshold, threshold_from_unknown
-
-_MOST_EXACT = 20_000
-"""Up to here comparing with every descriptor takes about a millisecond (field.md 6.4) and misses nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A stored view that resembles the query; similarity is 1 for the same descriptor, 0 for unrelated ones."""
-
-    key: int
-    label: str
-    view: str
-    similarity: float
+from deepir.label_tree import check_label
+from deepir.runtime.changes import Addition, Change, Removal, Setting
+from deepir.runtime.codes import Codes, Dtype
+from deepir.runtime.index_contents import Contents
+from deepir.runtime.index_footer import Footer, ModelReference
+from deepir.runtime.index_home import Home
+from deepir.runtime.index_lock import WAIT
+from deepir.runtime.index_reading import ReadableIndex
+from deepir.runtime.index_whitening import IndexWhitening
+from deepir.runtime.items import Metadata, check_entries
+from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, threshold_from_unknown
 
 
-class DescriptorIndex:
-    """Descriptors of one model, each a view of a label. Make one with `create` or `open`."""
+class Index(ReadableIndex):
+    """Descriptors of one model, each a view of a label. Make one with `create` or `open`.
 
-    def __init__(
-        self,
-        footer: Footer,
-        store: DescriptorStore,
-        opened_from: Path | None = None,
-        whitening: IndexWhitening | None = None,
-    ) -> None:
-        self._footer = footer
-        self._store = store
-        self._opened_from = opened_from
-        self._whitening = whitening
-        self._views = dict(footer.views)
-        self._counts = _count_views(self._views)
-        self._threshold = footer.threshold
-        self._changed = False
+    Any thread may search while one thread changes it: a search sees the index before or after a change, never within.
+    An index opened with `write=True` has put each change on the disk when the method returns.
+    """
 
     @classmethod
-    def create(cls, card: ModelCard, model_path: Path | str, *, far: float = FALSE_ACCEPTS) -> "DescriptorIndex":
-        """An empty index for the descriptors of a model; `far` as in `fit_threshold`."""
+    def create(
+        cls, card: ModelCard, model_path: Path | str, *, far: float = FALSE_ACCEPTS, dtype: Dtype = "i8"
+    ) -> "Index":
+        """An empty index in memory for the descriptors of a model; `save` makes a file of it.
+
+        Args:
+            card: Of the model.
+            model_path: Its file.
+            far: Wanted share of false accepts, as in `fit_threshold`.
+            dtype: How descriptors are stored, see `deepir.runtime.codes`; chosen codes are fitted when it is saved first.
+        """
         check_far(far)
-        path = Path(model_path).resolve()
-        model = ModelReference(card.spec.fingerprint, file_sha256(path), path.name, str(path))
-        footer = Footer(model=model, dim=card.spec.dim, views={}, next_key=1, far=far, dtype=DTYPE)
-        return cls(footer, DescriptorStore.empty(card.spec.dim))
+        footer = Footer(model=reference_to(card, model_path), codes=Codes(dtype, card.spec.dim), far=far)
+        return cls(Contents.empty(footer), Home.nowhere())
 
     @classmethod
-    def open(cls, path: Path | str) -> "DescriptorIndex":
-        """Read a file into memory; who replaces the file later does not disturb this index.
+    def open(cls, path: Path | str, *, write: bool = False, wait: float = WAIT) -> "Index":
+        """Read an index file and its journal.
+
+        Args:
+            path: The file. Who replaces it later does not disturb this index.
+            write: To change it: no other program can until `close`.
+            wait: Seconds to wait for another program that is changing it.
 
         Raises:
             InputError: The file is missing.
             IndexFileError: Truncated, damaged, or not written by deepir.
+            IndexBusyError: Another program is changing it.
         """
-        content, footer, whitening = read_index(Path(path))
-        try:
-            store = DescriptorStore.restore(content, footer.dim, set(footer.views))
-        except IndexFileError as error:
-            raise unusable(Path(path), error) from error
-        return cls(footer, store, Path(path).resolve(), whitening)
+        home, contents = Home.open(Path(path), write=write, wait=wait)
+        return cls(contents, home)
 
-    @property
-    def model(self) -> ModelReference:
-        """The model that makes this index's descriptors."""
-        return self._footer.model
-
-    @property
-    def dim(self) -> int:
-        """Values of a stored descriptor."""
-        return self._footer.dim
-
-    @property
-    def model_dim(self) -> int:
-        """Values of the model's descriptors, which `add` and `search` take."""
-        return self.dim if self.whitening is None else self.whitening.channels
-
-    @property
-    def whitening(self) -> WhiteningNote | None:
-        """What the model's descriptors go through before they are stored or compared; None for nothing."""
-        return self._footer.whitening
-
-    @property
-    def generation(self) -> int:
-        """How often the file was written."""
-        return self._footer.generation
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """Each label, sorted, with its number of views."""
-        return dict(sorted(self._counts.items()))
-
-    @property
-    def threshold(self) -> Threshold | None:
-        """Where `match` begins; None with fewer than two labels.
-
-        Computed again after a change when the stored views made it; one from unknown pictures stays.
-        """
-        from_unknown = self._threshold is not None and self._threshold.basis == "unknown"
-        if self._changed and not from_unknown:
-            self.fit_threshold(self._footer.far)
-        return self._threshold
-
-    def __len__(self) -> int:
-        return len(self._views)
-
-    def whiten(self, groups: Sequence[Descriptors], power: float, dim: int | None = None) -> WhiteningNote:
-        """Fit a whitening for all that is stored and searched from now on (see `fit_index_whitening`).
+    def whiten(self, whitening: IndexWhitening) -> None:
+        """Put all that is stored and searched from now on through a map (see `fit_index_whitening`).
 
         It stays as it is when items are added or removed.
 
         Raises:
-            OptionError: The index is not empty: what is stored was not whitened.
-            ShapeError: Not the model's descriptors, or too few for so many values.
+            OptionError: The index is not empty, or was saved: what is stored did not go through it.
         """
+        if self.path is not None:
+            message = f"an index is whitened before it is saved, {self.path} was saved without: build it anew"
+            raise OptionError(message)
         if len(self):
             message = f"an index is whitened before the first item is added, this one has {len(self)}: build it anew"
             raise OptionError(message)
-        for group in groups:
-            self.check(group, [f"picture {number}" for number in range(len(group))])
-        self._whitening = fit_index_whitening(groups, power, dim)
-        note = self._whitening.note
-        self._footer = replace(self._footer, dim=note.dim, whitening=note)
-        self._store = DescriptorStore.empty(note.dim)
-        return note
+        codes = replace(self.footer.codes, dim=whitening.note.dim)
+        footer = replace(self.footer, codes=codes, whitening=whitening.note)
+        self._contents = Contents.empty(footer, whitening)
 
-    def add(self, label: str, descriptors_nd: Descriptors, views: Sequence[str]) -> None:
-        """Store the model's descriptors under a label, with the name of the image of each.
+    def add(
+        self,
+        label: str,
+        descriptors_nd: Descriptors,
+        sources: Sequence[str],
+        *,
+        metadata: Sequence[Metadata] | None = None,
+    ) -> list[int]:
+        """Store the model's descriptors under a label and give their keys.
+
+        Args:
+            label: `brand/product/size`; parts divided by strokes make a tree.
+            descriptors_nd: (N, model_dim), each of length 1.
+            sources: The path or the name of the picture of each.
+            metadata: JSON values to have back with a hit, one dictionary for each.
 
         Raises:
-            ShapeError: Not (N, D), not one name each, not finite, or not of length 1.
-            InputError: The label is empty.
+            ShapeError: Not (N, D), not one source and metadata each, not finite, or not of length 1.
+            InputError: A label or metadata that cannot be stored, or the disk is full; then nothing changed.
+            OptionError: The index was opened only for reading.
         """
-        if not label.strip():
-            message = "a label cannot be empty"
-            raise InputError(message)
-        if len(views) != len(descriptors_nd):
-            message = f"expected a name for each descriptor, got {len(views)} for {len(descriptors_nd)}"
+        check_label(label)
+        entries = [{}] * len(sources) if metadata is None else list(metadata)
+        if not len(sources) == len(descriptors_nd) == len(entries):
+            message = (
+                f"expected a source and metadata for each descriptor, got {len(sources)} and {len(entries)} "
+                f"for {len(descriptors_nd)}"
+            )
             raise ShapeError(message)
-        self.check(descriptors_nd, views)
-        if not len(views):
-            return
-        keys = np.arange(self._footer.next_key, self._footer.next_key + len(views), dtype=np.uint64)
-        self._store.add(keys, self._in_store(descriptors_nd, views).astype(np.float32))
-        self._views.update({int(key): (label, view) for key, view in zip(keys, views, strict=True)})
-        self._counts[label] += len(keys)
-        self._footer = replace(self._footer, next_key=self._footer.next_key + len(keys))
-        self._changed = True
+        check_entries(sources, entries)
+        self.check(descriptors_nd, sources)
+        if not len(sources):
+            return []
+        with self._lock:
+            first = self.footer.next_key
+            keys = np.arange(first, first + len(sources), dtype=np.uint64)
+            codes_nd = self._contents.store.codes.encode(self._contents.mapped(descriptors_nd, sources))
+            self._change(Addition(keys, label, tuple(sources), tuple(entries), codes_nd))
+            return [int(key) for key in keys]
 
-    def remove(self, label: str) -> int:
-        """Forget a label and say how many views it had; nothing of them stays in the next file.
+    def remove(self, what: str | Sequence[int]) -> int:
+        """Forget a label, a branch of labels (`brand/`) or views by their keys, and say how many views that were.
 
-        Raises:
-            InputError: There is no such label.
-        """
-        if label not in self._counts:
-            message = f"no label {label!r} in this index: it has {_shortened(list(self.labels))}"
-            raise InputError(message)
-        removed = self._counts[label]
-        kept = {key: view for key, view in self._views.items() if view[0] != label}
-        keys = np.fromiter(kept, dtype=np.uint64, count=len(kept))
-        # usearch only marks what it removes, the values stay in its file: build it anew
-        store = DescriptorStore.empty(self.dim)
-        store.add(keys, self._store.get(keys))
-        self._store, self._views, self._counts, self._changed = store, kept, _count_views(kept), True
-        return removed
-
-    def search(self, query_1d: NDArray[np.float32], count: int) -> list[Hit]:
-        """The `count` most similar views, best first; fewer when the index is smaller.
+        Until `compact` their values stay in the bytes of a large file, and in the generation before.
 
         Raises:
-            ShapeError: Not a descriptor of the model's size, not finite, or not of length 1.
+            InputError: There is nothing of the kind.
+            OptionError: The index was opened only for reading.
         """
-        return self.search_many(query_1d[None], count)[0]
+        with self._lock:
+            keys = self._contents.selected(what)
+            self._change(Removal(keys))
+            return len(keys)
 
-    def search_many(self, queries_qd: Descriptors, count: int) -> list[list[Hit]]:
-        """`search` for each row."""
-        names = [f"query {number}" for number in range(len(queries_qd))]
-        self.check(queries_qd, names)
-        count = min(count, len(self))
-        if count < 1:
-            return [[] for _ in queries_qd]
-        exact = len(self) <= _MOST_EXACT
-        stored_qd = self._in_store(queries_qd, names)
-        found = (self._store.search(query_1d, count, exact=exact) for query_1d in stored_qd)
-        return [[self._hit(key, distance) for key, distance in nearest] for nearest in found]
+    def relabel(self, what: str | Sequence[int], label: str) -> int:
+        """Give a label, a branch of labels (`old/` to `new/`) or views another label; say how many views that were.
 
-    def search_labels(self, query_1d: NDArray[np.float32], count: int) -> list[Hit]:
-        """The best view of each of the `count` most similar labels, best first."""
-        most_views = max(self._counts.values(), default=0)
-        best: dict[str, Hit] = {}
-        # so many hits hold `count` labels even when all but the last bring all their views
-        for hit in self.search(query_1d, (count - 1) * most_views + 1):
-            best.setdefault(hit.label, hit)
-        return list(best.values())[:count]
+        Raises:
+            InputError: There is nothing of the kind, or the new label cannot be one.
+            OptionError: The index was opened only for reading.
+        """
+        with self._lock:
+            changes = self._contents.relabellings(what, label)
+            for change in changes:
+                self._change(change)
+            return sum(len(change.keys) for change in changes)
+
+    def set(self, *, threshold: Threshold | None = None, far: float | None = None, margin: float | None = None) -> None:
+        """Judge answers by other values from now on; None leaves one as it is.
+
+        Raises:
+            OptionError: A value out of range, or the index was opened only for reading.
+        """
+        if margin is not None and not 0 <= margin <= 1:
+            message = f"the margin must be between 0 and 1, got {margin}"
+            raise OptionError(message)
+        check_far(self.footer.far if far is None else far)
+        with self._lock:
+            self._change(Setting(threshold, far, margin))
 
     def fit_threshold(self, far: float = FALSE_ACCEPTS) -> Threshold | None:
         """Compute the threshold from the stored views and keep it (see `deepir.runtime.threshold`)."""
-        descriptors_nd = self._store.get(np.fromiter(self._views, dtype=np.uint64, count=len(self)))
-        labels = [label for label, _ in self._views.values()]
-        self._threshold = fit_threshold(normalise(descriptors_nd), labels, far)
-        self._footer = replace(self._footer, far=far)
-        self._changed = False
-        return self._threshold
+        with self._lock:
+            threshold = self._contents.fitted_threshold(far)
+            self.set(threshold=threshold, far=far)
+            return threshold
 
     def fit_threshold_to_unknown(self, unknown_nd: Descriptors, far: float = FALSE_ACCEPTS) -> Threshold:
         """Compute the threshold from descriptors of things that are not in the index, and keep it.
@@ -227,70 +177,58 @@ class DescriptorIndex:
             OptionError: `far` is not between 0 and 1, or nothing is known or given.
         """
         best = [hits[0].similarity for hits in self.search_many(unknown_nd, 1) if hits]
-        self._threshold = threshold_from_unknown(np.asarray(best, dtype=np.float32), far)
-        self._footer = replace(self._footer, far=far)
-        return self._threshold
+        threshold = threshold_from_unknown(np.asarray(best, dtype=np.float32), far)
+        self.set(threshold=threshold, far=far)
+        return threshold
 
-    def check(self, descriptors_nd: Descriptors, names: Sequence[str]) -> None:
-        """Refuse what are not descriptors of the model: (N, model_dim), each of length 1.
+    def save(self, path: Path | str | None = None) -> None:
+        """Write the whole file, or none of it; the generation before it stays as `<name>.bak`, with its journal.
 
-        Raises:
-            ShapeError: Names the first wrong one.
-        """
-        check_descriptors(descriptors_nd, self.model_dim, names)
-
-    def check_model(self, card: ModelCard) -> None:
-        """Refuse a model whose descriptors cannot be compared with these.
+        Args:
+            path: Where to; None for the file that it was opened from.
 
         Raises:
-            IndexModelError: Names both models.
-        """
-        if card.spec.fingerprint != self.model.fingerprint:
-            message = (
-                f"this index was made by the model {self.model.fingerprint} ({self.model.absolute}), got the model "
-                f"{card.spec.fingerprint}: use that model, or make the index again with deepir-index build"
-            )
-            raise IndexModelError(message)
-
-    def save(self, path: Path | str) -> None:
-        """Write the file, whole or not at all; the generation before it stays as `<name>.bak`.
-
-        Raises:
+            OptionError: No path, or the index was opened only for reading and the path is its own.
             InputError: The folder does not exist or cannot be written.
             IndexFileError: Somebody else wrote the file after this index was read from it.
         """
-        target = Path(path)
-        if self._opened_from == target.resolve():
-            check_generation(target, self.generation)
-        relative = os.path.relpath(self.model.absolute, target.resolve().parent)
-        footer = replace(
-            self._footer,
-            model=replace(self.model, relative=Path(relative).as_posix()),
-            threshold=self.threshold,
-            views=dict(self._views),
-            usearch=usearch_version(),
-            generation=self._footer.generation + 1,
-        )
-        write_index(target, self._store.to_bytes(), footer, self._whitening)
-        self._footer, self._opened_from = footer, target.resolve()
+        with self._lock:
+            self._home.save(self._contents, None if path is None else Path(path))
 
-    def _hit(self, key: int, distance: float) -> Hit:
-        label, view = self._views[key]
-        return Hit(key, label, view, min(1.0, max(-1.0, 1.0 - distance)))
+    def compact(self) -> None:
+        """Write the file without any trace of what was removed, and delete the generation before it.
 
-    def _in_store(self, descriptors_nd: Descriptors, names: Sequence[str]) -> Descriptors:
-        if self._whitening is None:
-            return descriptors_nd
-        whitened_nd = self._whitening(descriptors_nd)
-        check_descriptors(whitened_nd, self.dim, names)
-        return whitened_nd
+        Raises:
+            As of `save`.
+        """
+        with self._lock:
+            self._contents.compact()
+            self._home.save(self._contents, None)
+            self._home.forget_past()
+
+    def close(self) -> None:
+        """Let other programs change the file; what was changed is in the file or its journal."""
+        with self._lock:
+            self._home.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _change(self, change: Change) -> None:
+        self._home.record(change, self._contents)
+        self._contents.apply(change)
 
 
-def _count_views(views: dict[int, tuple[str, str]]) -> Counter[str]:
-    return Counter(label for label, _ in views.values())
+def reference_to(card: ModelCard, model_path: Path | str) -> ModelReference:
+    """How an index names a model file.
 
-
-def _shortened(labels: list[str]) -> str:
-    most = 10
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more if labels else "none"
+    Raises:
+        InputError: The file is missing.
+    """
+    path = Path(model_path).resolve()
+    return ModelReference(card.spec.fingerprint, file_sha256(path), path.name, str(path))

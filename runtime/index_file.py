@@ -1,116 +1,57 @@
-"""The bytes of an index: a usearch file, then what deepir knows of it, then a checksum.
+"""The bytes of an index: a usearch file, then what deepir knows of it, then a checksum over everything.
 
-    usearch's own bytes | whitening, if any | footer, JSON | its length, u64 | SHA-256 of all before it | magic
+    usearch's own bytes | sections | footer, JSON | its length, u64 | SHA-256 | magic
 
-usearch ignores what follows its own bytes, so the file opens in any program that reads usearch files.
+usearch ignores what follows its own bytes, so the file opens in any program that reads usearch files. The SHA-256 is that
+of the SHA-256 of each 4 MiB before it, one after the other, so that several cores check a large file.
 """
 
 import hashlib
 import json
+import mmap
+import os
 import shutil
 import struct
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from deepir.errors import IndexFileError, InputError
 from deepir.files import replacing
-from deepir.runtime.index_whitening import IndexWhitening, WhiteningNote
-from deepir.runtime.threshold import Threshold
+from deepir.reading import default_workers
+from deepir.runtime.index_footer import Footer
 
-SCHEMA = "deepir.index/1"
-WHITENED_SCHEMA = "deepir.index/2"
-"""Of an index with a whitening of its own, which versions that know only the first schema must not read without it."""
-
-_MAGIC = b"DEEPIRX1"
+_MAGIC = b"DEEPIRX3"
+_OLDER_MAGICS = (b"DEEPIRX1",)
 _LENGTH = struct.Struct("<Q")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _TRAILER_SIZE = _LENGTH.size + _DIGEST_SIZE + len(_MAGIC)
+_CHUNK = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ModelReference:
-    """The model that made the descriptors.
-
-    Attributes:
-        fingerprint: Names the model; its FP32, FP16 and INT8 forms share it.
-        sha256: Of the model file.
-        relative: Its path from the folder of the index.
-        absolute: Its path on the machine that wrote the index.
-    """
-
-    fingerprint: str
-    sha256: str
-    relative: str
-    absolute: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footer:
-    """What deepir knows of the descriptors in the file.
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """The parts of a file whose checksum is right.
 
     Attributes:
-        dim: Values of a stored descriptor.
-        views: For each key its label and the name of the image.
-        next_key: Keys are never used twice.
-        generation: Grows by one with each save.
-        whitening: What the model's descriptors went through before they were stored; None for nothing.
+        usearch: The bytes for usearch, in the mapping of the file.
+        footer: What deepir knows of them.
+        sections: Further bytes by name.
+        digest: Hex, names this very state of the index.
+        identity: Device and inode of the file.
     """
 
-    model: ModelReference
-    dim: int
-    views: dict[int, tuple[str, str]]
-    next_key: int
-    far: float
-    threshold: Threshold | None = None
-    dtype: str = "f16"
-    usearch: str = ""
-    generation: int = 0
-    whitening: WhiteningNote | None = None
+    usearch: memoryview
+    footer: Footer
+    sections: Mapping[str, memoryview]
+    digest: str
+    identity: tuple[int, int]
 
-    def to_json(self) -> str:
-        """Each label written once; a view is [key, number of its label, image name]."""
-        labels = sorted({label for label, _ in self.views.values()})
-        numbers = {label: number for number, label in enumerate(labels)}
-        fields = {name: getattr(self, name) for name in ("dim", "next_key", "far", "dtype", "usearch", "generation")}
-        note = {} if self.whitening is None else {"whitening": asdict(self.whitening)}
-        return json.dumps(
-            {
-                "schema": SCHEMA if self.whitening is None else WHITENED_SCHEMA,
-                **fields,
-                **note,
-                "model": asdict(self.model),
-                "threshold": None if self.threshold is None else asdict(self.threshold),
-                "labels": labels,
-                "views": [[key, numbers[label], name] for key, (label, name) in sorted(self.views.items())],
-            },
-        )
 
-    @classmethod
-    def from_json(cls, text: str) -> "Footer":
-        """Read what `to_json` wrote.
-
-        Raises:
-            IndexFileError: Another schema, or fields that are not as expected.
-        """
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            schema = fields.pop("schema")
-            if schema not in {SCHEMA, WHITENED_SCHEMA}:
-                message = f"it has the schema {schema!r}, this version reads {SCHEMA} and {WHITENED_SCHEMA}"
-                raise IndexFileError(message)
-            note = _read_note(fields.pop("whitening")) if schema == WHITENED_SCHEMA else None
-            labels, views, threshold = fields.pop("labels"), fields.pop("views"), fields.pop("threshold")
-            return cls(
-                model=ModelReference(**fields.pop("model")),
-                views={key: (labels[number], name) for key, number, name in views},
-                threshold=None if threshold is None else Threshold(**threshold),
-                whitening=note,
-                **fields,
-            )
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            message = f"its footer cannot be read ({error!r})"
-            raise IndexFileError(message) from error
+class NoFooterError(IndexFileError):
+    """The file does not end like one of deepir's."""
 
 
 def backup_of(path: Path) -> Path:
@@ -118,83 +59,108 @@ def backup_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.bak")
 
 
-def write_index(
-    path: Path, usearch_bytes: bytes | bytearray, footer: Footer, whitening: IndexWhitening | None = None
-) -> None:
-    """Replace the file, whole or not at all; the generation before it becomes `<name>.bak`.
-
-    The footer's note must be that of the whitening.
+def write_index(path: Path, usearch_bytes: bytes | bytearray, sections: Mapping[str, bytes], footer: Footer) -> str:
+    """Replace the file, whole or not at all, and give its digest; the generation before it becomes `<name>.bak`.
 
     Raises:
         InputError: The folder does not exist or cannot be written.
     """
-    text = footer.to_json().encode()
-    parts = (usearch_bytes, b"" if whitening is None else whitening.to_bytes(), text, _LENGTH.pack(len(text)))
-    digest = hashlib.sha256()
+    sizes = {name: len(content) for name, content in sections.items()}
+    text = replace(footer, sections=sizes).to_json().encode()
+    digest = _TreeHash()
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
-            for part in parts:
+            for part in (usearch_bytes, *sections.values(), text, _LENGTH.pack(len(text))):
                 digest.update(part)
                 stream.write(part)
             stream.write(digest.digest() + _MAGIC)
         if path.exists():
-            with replacing(backup_of(path)) as older:
-                shutil.copyfile(path, older)
+            _keep(path)
+    return digest.digest().hex()
 
 
-def read_index(path: Path) -> tuple[memoryview, Footer, IndexWhitening | None]:
-    """The bytes for usearch, the footer and the whitening; nothing is believed before the checksum is right.
+def read_index(path: Path) -> Opened:
+    """The parts of a file, mapped into memory; nothing is believed before the checksum is right.
+
+    Who replaces the file later does not disturb the mapping.
 
     Raises:
         InputError: The file is missing or unreadable.
-        IndexFileError: Truncated, damaged, or not written by deepir.
+        NoFooterError: Written by another program, or cut short.
+        IndexFileError: Damaged, or of another version of deepir.
     """
+    content, identity = map_file(path)
     try:
-        content = memoryview(path.read_bytes())
-    except OSError as error:
-        message = f"cannot read the index {path}: {error.strerror}"
-        raise InputError(message) from error
-    try:
-        return _split(content)
+        return _split(content, identity)
+    except NoFooterError:
+        raise
     except IndexFileError as error:
         raise unusable(path, error) from error
 
 
-def check_generation(path: Path, generation: int) -> None:
-    """Refuse to replace a file, if it is there, that is not of the generation that was read from it.
+def stated_digest(path: Path) -> str:
+    """The digest that a file states, unchecked; empty where there is no such file."""
+    try:
+        with path.open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - _DIGEST_SIZE - len(_MAGIC)))
+            trailer = stream.read()
+    except OSError:
+        return ""
+    return trailer[:_DIGEST_SIZE].hex() if trailer[_DIGEST_SIZE:] == _MAGIC else ""
+
+
+def map_file(path: Path) -> tuple[memoryview, tuple[int, int]]:
+    """The bytes of a file, mapped, with its device and inode.
 
     Raises:
-        IndexFileError: Somebody else wrote it meanwhile.
+        InputError: Missing, unreadable, or a folder.
     """
-    newest = read_index(path)[1].generation if path.exists() else generation
-    if newest != generation:
-        message = (
-            f"{path} was written by another program since it was opened (generation {generation}, "
-            f"now {newest}): open it again and repeat the change"
-        )
-        raise IndexFileError(message)
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"cannot read the index {path}: {reason}"
+        raise InputError(message) from error
+    return memoryview(mapped), (status.st_dev, status.st_ino)
 
 
-def unusable(path: Path, reason: IndexFileError) -> IndexFileError:
+def unusable(path: Path, reason: Exception | str) -> IndexFileError:
     """The reason as a whole sentence: the file, its size, and the cure."""
-    backup = backup_of(path)
-    restore = f"the generation before it is in {backup}: copy that over it, or " if backup.exists() else ""
+    restore = f"deepir-index repair {path} goes back to {backup_of(path).name}, or " if backup_of(path).exists() else ""
+    size = path.stat().st_size if path.exists() else 0
     return IndexFileError(
-        f"{path} ({path.stat().st_size} bytes) is not a usable index: {reason}; "
+        f"{path} ({size} bytes) is not a usable index: {reason}; "
         f"{restore}make it again with deepir-index build {path} FOLDER --model MODEL.onnx"
     )
 
 
-def _read_note(fields: dict[str, Any]) -> WhiteningNote:
-    return WhiteningNote(**{**fields, "pictures": tuple(fields["pictures"])})
+def _keep(path: Path) -> None:
+    """Let `<name>.bak` be what the file is now."""
+    with replacing(backup_of(path)) as older:
+        older.unlink()
+        try:
+            # a second name for the same bytes, which nobody changes: the file itself is replaced, never written to
+            os.link(path, older)
+        except OSError:
+            with suppress(FileNotFoundError):
+                older.unlink()
+            shutil.copyfile(path, older)
 
 
-def _split(content: memoryview) -> tuple[memoryview, Footer, IndexWhitening | None]:
-    if len(content) < _TRAILER_SIZE or content[-len(_MAGIC) :] != _MAGIC:
-        message = "it has no deepir footer (truncated, or written by another program)"
-        raise IndexFileError(message)
+def _split(content: memoryview, identity: tuple[int, int]) -> Opened:
+    magic = bytes(content[-len(_MAGIC) :])
+    if len(content) < _TRAILER_SIZE or magic != _MAGIC:
+        if magic in _OLDER_MAGICS:
+            message = "an earlier version of deepir wrote it, and this one reads only its own form"
+            raise IndexFileError(message)
+        message = "it has no deepir footer (cut short, or written by another program)"
+        raise NoFooterError(message)
     hashed = len(content) - len(_MAGIC) - _DIGEST_SIZE
-    if hashlib.sha256(content[:hashed]).digest() != content[hashed : hashed + _DIGEST_SIZE]:
+    digest = _tree_hash(content[:hashed])
+    if digest != content[hashed : hashed + _DIGEST_SIZE]:
         message = "its checksum is wrong (damaged on the disk or on the way)"
         raise IndexFileError(message)
     end = hashed - _LENGTH.size
@@ -202,14 +168,59 @@ def _split(content: memoryview) -> tuple[memoryview, Footer, IndexWhitening | No
     if length > end:
         message = f"its footer claims {length} bytes"
         raise IndexFileError(message)
-    end -= length
-    footer = Footer.from_json(str(content[end : end + length], "utf-8"))
-    note = footer.whitening
-    if note is None:
-        return content[:end], footer, None
-    if note.size > end or note.dim != footer.dim:
-        message = (
-            f"its whitening gives {note.dim} values in {note.size} bytes, and it holds descriptors of {footer.dim}"
-        )
+    footer = Footer.from_json(str(content[end - length : end], "utf-8"))
+    usearch, sections = _cut(content[: end - length], footer.sections)
+    return Opened(usearch, footer, sections, digest.hex(), identity)
+
+
+def _cut(content: memoryview, sizes: Mapping[str, int]) -> tuple[memoryview, dict[str, memoryview]]:
+    start = len(content) - sum(sizes.values())
+    if start < 0 or min(sizes.values(), default=0) < 0:
+        message = f"its sections claim {sum(sizes.values())} of {len(content)} bytes"
         raise IndexFileError(message)
-    return content[: end - note.size], footer, IndexWhitening.from_bytes(note, content[end - note.size : end])
+    usearch, sections = content[:start], {}
+    for name, size in sizes.items():
+        sections[name] = content[start : start + size]
+        start += size
+    return usearch, sections
+
+
+class _TreeHash:
+    """SHA-256 of the SHA-256 of each chunk."""
+
+    def __init__(self) -> None:
+        self._root = hashlib.sha256()
+        self._chunk = hashlib.sha256()
+        self._room = _CHUNK
+
+    def update(self, content: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(content)
+        while len(rest):
+            part, rest = rest[: self._room], rest[self._room :]
+            self._chunk.update(part)
+            self._room -= len(part)
+            if not self._room:
+                self._root.update(self._chunk.digest())
+                self._chunk, self._room = hashlib.sha256(), _CHUNK
+
+    def digest(self) -> bytes:
+        whole = self._root.copy()
+        if self._room < _CHUNK:
+            whole.update(self._chunk.digest())
+        return whole.digest()
+
+
+def _tree_hash(content: memoryview) -> bytes:
+    chunks = (content[start : start + _CHUNK] for start in range(0, len(content), _CHUNK))
+    if len(content) <= _CHUNK:
+        return _joined(map(_sha256, chunks))
+    with ThreadPoolExecutor(default_workers()) as pool:
+        return _joined(pool.map(_sha256, chunks))
+
+
+def _sha256(chunk: memoryview) -> bytes:
+    return hashlib.sha256(chunk).digest()
+
+
+def _joined(digests: Iterable[bytes] | Iterator[bytes]) -> bytes:
+    return hashlib.sha256(b"".join(digests)).digest()

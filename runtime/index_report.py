@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deepir.errors import InputError
-from deepir.runtime.index import DescriptorIndex
+from deepir.runtime.index import Index
 from deepir.runtime.index_whitening import WhiteningNote
 from deepir.runtime.recogniser import Recognition, find_model
 
@@ -13,7 +13,7 @@ _DIGITS = 4
 _MOST_LABELS = 20
 
 
-def index_facts(index: DescriptorIndex, path: Path) -> dict[str, Any]:
+def index_facts(index: Index, path: Path) -> dict[str, Any]:
     """What `deepir-index info --json` prints."""
     return {
         "path": str(path),
@@ -70,7 +70,7 @@ def recognition_text(facts: dict[str, Any]) -> str:
     return "\n".join([first, *(f"  {similarity:6.3f} {label}" for label, similarity in facts["topk"])])
 
 
-def _found(index: DescriptorIndex, path: Path) -> str | None:
+def _found(index: Index, path: Path) -> str | None:
     try:
         return str(find_model(index, path))
     except InputError:

@@ -11,7 +11,8 @@ from deepir.errors import OptionError, ShapeError, reports_errors
 from deepir.image import read_image
 from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.extractor import Extractor
-from deepir.runtime.index import DescriptorIndex, Hit
+from deepir.runtime.index import Index
+from deepir.runtime.label_search import Hit
 from deepir.runtime.recogniser import find_model
 from deepir.selection import rows_at_least, suggest_threshold
 
@@ -52,7 +53,7 @@ def near_command(index_path: Path, image: Path, at_least: str, *, as_json: bool,
     """  # noqa: D301 click needs the character
     least = _parse_least(at_least)
     pixels = read_image(image)
-    index = DescriptorIndex.open(index_path)
+    index = Index.open(index_path)
     model = options["model"] or find_model(index, index_path)
     with Extractor.open(model, read_backend_options(options)) as extractor:
         index.check_model(extractor.card)

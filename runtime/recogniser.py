@@ -1,6 +1,7 @@
 """Image in, label out: the object to embed in a robot's program."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +12,12 @@ import numpy as np
 from deepir.errors import InputError, OptionError
 from deepir.image import Image
 from deepir.inputs import model_inputs
+from deepir.label_tree import common_ancestor
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
-from deepir.runtime.index import DescriptorIndex, Hit
+from deepir.runtime.index import Index
+from deepir.runtime.items import Metadata
+from deepir.runtime.label_search import Hit
 
 TOP_LABELS = 5
 
@@ -21,25 +25,93 @@ _SHORTEST = 0.5
 """A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
 
 
+Status = Literal["match", "ambiguous", "unknown"]
+
+
 @dataclass(frozen=True, slots=True)
 class Recognition:
     """What one image shows.
 
     Attributes:
-        status: `unknown` when the best similarity is below the threshold.
-        label: None when unknown.
-        similarity: Of the best view; 0 for an empty index or a blank picture.
-        margin: How far the second label is behind; None when there is none.
+        status: `unknown` when the best similarity is below the threshold; `ambiguous` when the second label is nearer
+            than the margin, so that the two cannot be told apart; else `match`.
+        label: Of a match. Of an ambiguous answer what its labels have in common (`brand/product` of
+            `brand/product/500g` and `brand/product/1kg`), None where that is nothing; None when unknown.
+        similarity: Of the best view, -1..1; 0 for an empty index or a blank picture.
+        margin: How far the second label is behind, 0..2; None when there is none.
         top: The best labels with the similarity of their best view, best first.
         milliseconds: Time spent in `prepare`, `describe` and `search`.
+        candidates: The labels that it may be, best first: one of a match, two or more when ambiguous, none when unknown.
+        hit: The most similar view with its metadata; None for an empty index or a blank picture.
     """
 
-    status: Literal["match", "unknown"]
+    status: Status
     label: str | None
     similarity: float
     margin: float | None
     top: tuple[tuple[str, float], ...]
     milliseconds: dict[str, float]
+    candidates: tuple[str, ...] = ()
+    hit: Hit | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What was stored with the most similar view."""
+        return {} if self.hit is None else self.hit.metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """When an answer counts.
+
+    Attributes:
+        threshold: Least similarity, -1..1; `auto` is the one stored in the index.
+        margin: Least distance to the second label, 0..1; `auto` is the one stored in the index; 0 for never ambiguous.
+        top_labels: How many labels each answer lists.
+
+    Raises:
+        OptionError: A value out of range.
+    """
+
+    threshold: float | Literal["auto"] = "auto"
+    margin: float | Literal["auto"] = "auto"
+    top_labels: int = TOP_LABELS
+
+    def __post_init__(self) -> None:
+        if self.threshold != "auto" and not -1 <= self.threshold <= 1:
+            message = f"the threshold must be auto or between -1 and 1, got {self.threshold}"
+            raise OptionError(message)
+        if self.margin != "auto" and not 0 <= self.margin <= 1:
+            message = f"the margin must be auto or between 0 and 1, got {self.margin}"
+            raise OptionError(message)
+        if self.top_labels < 1:
+            message = f"the number of labels to list must be 1 or more, got {self.top_labels}"
+            raise OptionError(message)
+
+    def threshold_of(self, index: Index) -> float | None:
+        """The threshold for this index; None when it has fewer than two labels: then all is known."""
+        if self.threshold != "auto":
+            return float(self.threshold)
+        return None if index.threshold is None else index.threshold.value
+
+    def judge(self, hits: Sequence[Hit], index: Index, milliseconds: dict[str, float]) -> Recognition:
+        """The answer that the best view of each label, best first, gives."""
+        threshold = self.threshold_of(index)
+        margin = index.margin if self.margin == "auto" else float(self.margin)
+        similarity = hits[0].similarity if hits else 0.0
+        known = bool(hits) and (threshold is None or similarity >= threshold)
+        near = tuple(hit.label for hit in hits[1:] if hit.similarity > similarity - margin)
+        candidates = (hits[0].label, *near) if known else ()
+        return Recognition(
+            status="unknown" if not known else "ambiguous" if near else "match",
+            label=common_ancestor(candidates),
+            similarity=similarity,
+            margin=max(0.0, similarity - hits[1].similarity) if len(hits) > 1 else None,
+            top=tuple((hit.label, hit.similarity) for hit in hits[: self.top_labels]),
+            milliseconds=milliseconds,
+            candidates=candidates,
+            hit=hits[0] if hits else None,
+        )
 
 
 class Recogniser:
@@ -47,27 +119,20 @@ class Recogniser:
 
     Attributes:
         extractor: Describes the images.
-        index: What they are compared with.
-        threshold: Where `match` begins; None when the index has fewer than two labels: then all is `match`.
-        top_labels: How many labels each answer lists.
+        index: What they are compared with; another one of the same model may be put in its place between two calls.
+        judgement: When an answer counts.
     """
 
-    def __init__(
-        self,
-        extractor: Extractor,
-        index: DescriptorIndex,
-        *,
-        threshold: float | Literal["auto"] = "auto",
-        top_labels: int = TOP_LABELS,
-    ) -> None:
+    def __init__(self, extractor: Extractor, index: Index, judgement: Judgement | None = None) -> None:
         index.check_model(extractor.card)
-        if top_labels < 1:
-            message = f"the number of labels to list must be 1 or more, got {top_labels}"
-            raise OptionError(message)
         self.extractor = extractor
         self.index = index
-        self.threshold = _threshold(index, threshold)
-        self.top_labels = top_labels
+        self.judgement = judgement or Judgement()
+
+    @property
+    def threshold(self) -> float | None:
+        """Where `match` begins; None when the index has fewer than two labels: then all is `match`."""
+        return self.judgement.threshold_of(self.index)
 
     @classmethod
     def open(
@@ -75,28 +140,26 @@ class Recogniser:
         index_path: Path | str,
         model: Path | str | None = None,
         *,
-        threshold: float | Literal["auto"] = "auto",
+        judgement: Judgement | None = None,
         options: BackendOptions | None = None,
-        top_labels: int = TOP_LABELS,
     ) -> "Recogniser":
         """Load an index and the model that made it.
 
         Args:
             index_path: Written by deepir-index.
             model: Another place, or another form (INT8), of the same model; None takes what the index names.
-            threshold: `auto` is the one stored in the index.
+            judgement: When an answer counts; by default as the index says.
             options: How the model runs; see `open_backend`.
-            top_labels: How many labels each answer lists.
 
         Raises:
             InputError: A file is missing.
             IndexFileError: The index is damaged or was made by another model.
         """
-        index = DescriptorIndex.open(index_path)
+        index = Index.open(index_path)
         model_path = find_model(index, Path(index_path)) if model is None else Path(model)
         extractor = Extractor.open(model_path, options)
         try:
-            return cls(extractor, index, threshold=threshold, top_labels=top_labels)
+            return cls(extractor, index, judgement)
         except BaseException:
             extractor.close()
             raise
@@ -113,12 +176,12 @@ class Recogniser:
         prepared = time.perf_counter()
         query_1d = self.extractor.backend.run(*group.arrays)[0]
         described = time.perf_counter()
-        # one more than the second label, so that the margin exists when only one label is listed
         blank = float(np.linalg.norm(query_1d)) < _SHORTEST
-        hits = [] if blank else self.index.search_labels(query_1d, max(2, self.top_labels))
+        # never one label alone, so that the margin exists
+        hits = [] if blank else self.index.search_labels(query_1d, max(2, self.judgement.top_labels))
         searched = time.perf_counter()
         times = {"prepare": prepared - started, "describe": described - prepared, "search": searched - described}
-        return self._judge(hits, {step: 1000 * seconds for step, seconds in times.items()})
+        return self.judgement.judge(hits, self.index, {step: 1000 * seconds for step, seconds in times.items()})
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -132,20 +195,8 @@ class Recogniser:
     ) -> None:
         self.close()
 
-    def _judge(self, hits: list[Hit], milliseconds: dict[str, float]) -> Recognition:
-        similarity = hits[0].similarity if hits else 0.0
-        known = bool(hits) and (self.threshold is None or similarity >= self.threshold)
-        return Recognition(
-            status="match" if known else "unknown",
-            label=hits[0].label if known else None,
-            similarity=similarity,
-            margin=similarity - hits[1].similarity if len(hits) > 1 else None,
-            top=tuple((hit.label, hit.similarity) for hit in hits[: self.top_labels]),
-            milliseconds=milliseconds,
-        )
 
-
-def find_model(index: DescriptorIndex, index_path: Path) -> Path:
+def find_model(index: Index, index_path: Path) -> Path:
     """The model file that an index names: seen from the index's folder, else where it was when the index was made.
 
     Raises:
@@ -161,12 +212,3 @@ def find_model(index: DescriptorIndex, index_path: Path) -> Path:
         f"say where it is with --model MODEL.onnx (fingerprint {index.model.fingerprint})"
     )
     raise InputError(message)
-
-
-def _threshold(index: DescriptorIndex, threshold: float | Literal["auto"]) -> float | None:
-    if threshold == "auto":
-        return None if index.threshold is None else index.threshold.value
-    if not -1 <= threshold <= 1:
-        message = f"the threshold must be auto or between -1 and 1, got {threshold}"
-        raise OptionError(message)
-    return float(threshold)

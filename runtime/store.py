@@ -1,70 +1,222 @@
-"""Keys and half precision descriptors, searched by usearch; the only file that knows usearch."""
+"""Codes of descriptors by key, searched by usearch; the only file that knows usearch."""
 
 import contextlib
 import ctypes
 import functools
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepir.descriptors import Descriptors
-from deepir.errors import IndexFileError
+from deepir.errors import IndexFileError, OptionError
+from deepir.runtime.codes import CodeArray, Codes, signs
+from deepir.runtime.items import Keys
 
-DTYPE = "f16"
+_MOST_EXACT = 20_000
+"""Up to here comparing with every descriptor takes about a millisecond and misses nothing (docs/benchmarks.md)."""
 
-Keys = NDArray[np.uint64]
+_CONNECTIVITY = 16
+_EXPANSION_ADD = 128
+_EXPANSION_SEARCH = 128
+"""Of the graph: neighbours of each node, and how many candidates are kept while it is built and searched."""
+
+_AGAIN = 4
+_MOST_FEW = 32
+_AGAIN_OF_SIGNS = 20
+_FEWEST_SIGNS = 200
+"""Candidates for each wanted neighbour that are scored again with the query as it is; signs alone order poorly."""
+
+_CHUNK = 8192
+
+_MARKER = b"deepirX3"
+_HEAD = b"usearch"
+_RESERVED = 42
+"""Where the bytes begin that usearch leaves at zero in its head of 64 bytes; the head follows the vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Keys and cosine similarities with a query, the most similar first; ties by key."""
+
+    keys: Keys
+    similarities: NDArray[np.float32]
 
 
 class DescriptorStore:
-    """Descriptors (N, D) by key. Make one with `empty` or `restore`."""
+    """Codes (N, D) by key. Make one with `empty` or `restore`; its methods must not run in two threads at once."""
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Any, codes: Codes, exact_codes_nd: CodeArray | None = None) -> None:
         self._index = index
+        self.codes = codes
+        index.expansion_search = _EXPANSION_SEARCH
+        # of b1 only: the codes behind the signs, in the order of `_exact_keys`
+        self._exact_nd = exact_codes_nd
+        self._exact_keys: Keys = np.sort(np.asarray(index.keys[:], np.uint64)) if self._by_signs else np.empty(0, np.uint64)
 
     @classmethod
-    def empty(cls, dim: int) -> "DescriptorStore":
-        """Room for descriptors of `dim` values."""
-        return cls(_load_usearch().Index(ndim=dim, metric="cos", dtype=DTYPE))
+    def empty(cls, codes: Codes) -> "DescriptorStore":
+        """Room for such descriptors."""
+        by_signs = codes.dtype == "b1"
+        index = load_usearch().Index(
+            ndim=codes.dim,
+            metric="hamming" if by_signs else "cos",
+            dtype=codes.dtype,
+            connectivity=_CONNECTIVITY,
+            expansion_add=_EXPANSION_ADD,
+        )
+        return cls(index, codes, np.empty((0, codes.dim), np.int8) if by_signs else None)
 
     @classmethod
-    def restore(cls, content: memoryview, dim: int, keys: set[int]) -> "DescriptorStore":
+    def restore(
+        cls, content: memoryview, codes: Codes, *, mapped: bool, exact_codes: memoryview | None = None
+    ) -> "DescriptorStore":
         """Read what `to_bytes` wrote; the bytes must be trusted, for usearch dies of damaged ones.
 
+        Args:
+            content: A usearch file.
+            codes: Their form.
+            mapped: Use the bytes in place; then nothing can be added, and they must stay.
+            exact_codes: Of b1 the section of `exact_bytes`.
+
         Raises:
-            IndexFileError: Another format, or other keys or dimensions than expected.
+            IndexFileError: Another format, or other dimensions than expected.
         """
         try:
-            index = _load_usearch().Index.restore(content)
+            index = load_usearch().Index.restore(content, view=mapped)
         except (RuntimeError, ValueError) as error:
             message = f"usearch {usearch_version()} cannot read it ({error})"
             raise IndexFileError(message) from error
-        if index is None or index.ndim != dim or set(index.keys[:].tolist()) != keys:
-            message = "it holds other descriptors than its footer lists"
+        exact = np.frombuffer(b"" if exact_codes is None else exact_codes, np.int8)
+        wanted = 0 if index is None or codes.dtype != "b1" else len(index) * codes.dim
+        if index is None or index.ndim != codes.dim or len(exact) != wanted:
+            message = "it holds other descriptors than its footer says"
             raise IndexFileError(message)
-        return cls(index)
+        store = cls(index, codes, exact.reshape(-1, codes.dim) if codes.dtype == "b1" else None)
+        # usearch keeps no reference to the bytes it was given
+        store._in_place = content if mapped else None
+        return store
 
-    def to_bytes(self) -> bytes:
-        """A usearch file."""
-        return bytes(self._index.save())
+    _in_place: memoryview | None = None
 
-    def add(self, keys: Keys, descriptors_nd: NDArray[np.floating[Any]]) -> None:
-        """Store a descriptor for each key."""
-        if len(keys):
-            self._index.add(keys, np.ascontiguousarray(descriptors_nd))
+    def __len__(self) -> int:
+        return len(self._index)
 
-    def get(self, keys: Keys) -> Descriptors:
-        """The stored descriptors (N, D); half precision, so their length is 1 within 1e-3."""
+    @property
+    def keys(self) -> Keys:
+        """All keys, rising."""
+        return np.sort(np.asarray(self._index.keys[:], np.uint64))
+
+    @property
+    def exact(self) -> bool:
+        """Whether a search compares with every descriptor, rather than walking the graph."""
+        return len(self) <= _MOST_EXACT
+
+    def to_bytes(self) -> bytearray:
+        """A usearch file, marked as one that deepir's footer must follow."""
+        content = bytearray(self._index.save())
+        rows, width = np.frombuffer(content[:8], np.uint32).tolist()
+        head = 8 + rows * width
+        if content[head : head + len(_HEAD)] == _HEAD and not any(content[head + _RESERVED : head + 64]):
+            content[head + _RESERVED : head + _RESERVED + len(_MARKER)] = _MARKER
+        return content
+
+    def exact_bytes(self) -> bytes:
+        """Of b1 the codes behind the signs by rising key; nothing of the others."""
+        return b"" if self._exact_nd is None else np.ascontiguousarray(self._exact_nd).tobytes()
+
+    def add(self, keys: Keys, codes_nd: CodeArray) -> None:
+        """Store the codes of each key; the keys must be larger than all before.
+
+        Raises:
+            OptionError: The bytes of a file are used in place.
+        """
+        self._check_changeable()
+        for start in range(0, len(keys), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            vectors = signs(codes_nd[part]) if self._by_signs else codes_nd[part]
+            self._index.add(keys[part], np.ascontiguousarray(vectors))
+        if self._exact_nd is not None:
+            self._exact_nd = np.concatenate([self._exact_nd, codes_nd])
+            self._exact_keys = np.concatenate([self._exact_keys, keys])
+
+    def remove(self, keys: Keys) -> None:
+        """Find these keys no more; their values stay in the bytes until `copy`.
+
+        Raises:
+            OptionError: The bytes of a file are used in place.
+        """
+        self._check_changeable()
+        self._index.remove(keys)
+        if self._exact_nd is not None:
+            kept = ~np.isin(self._exact_keys, keys)
+            self._exact_nd, self._exact_keys = self._exact_nd[kept], self._exact_keys[kept]
+
+    def copy(self) -> "DescriptorStore":
+        """The same codes in a new graph, without those that were removed."""
+        fresh = DescriptorStore.empty(self.codes)
+        keys = self.keys
+        for start in range(0, len(keys), _CHUNK):
+            fresh.add(keys[start : start + _CHUNK], self.get(keys[start : start + _CHUNK]))
+        return fresh
+
+    def get(self, keys: Keys) -> CodeArray:
+        """The codes (N, D) of these keys, all of which must be there."""
+        if self._exact_nd is not None:
+            return self._exact_nd[np.searchsorted(self._exact_keys, keys)]
         rows = self._index.get(keys) if len(keys) else ()
-        return np.array(rows, dtype=np.float32).reshape(len(keys), self._index.ndim)
+        return np.asarray(rows, dtype=self.codes.code_type).reshape(len(keys), self.codes.dim)
 
-    def search(self, query_1d: NDArray[np.float32], count: int, *, exact: bool) -> list[tuple[int, float]]:
-        """(key, distance) of the nearest, best first; never padded."""
+    def descriptors(self, keys: Keys) -> Descriptors:
+        """The stored descriptors (N, D) of length 1."""
+        return self.codes.decode(self.get(keys))
+
+    def search(self, query_1d: NDArray[np.float32], count: int) -> Neighbours:
+        """The nearest; all of them, in order, where `count` is at least half of what there is."""
+        if count < 1 or 2 * count >= len(self):
+            return self._all(query_1d, count)
+        keys = self._candidates(query_1d, count)
+        return most_similar(keys, self.descriptors(keys) @ query_1d, count)
+
+    def _check_changeable(self) -> None:
+        # usearch dies of a removal there, it writes into the mapping of the file
+        if self._in_place is not None:
+            message = "these descriptors are used in place in their file and cannot be changed: open it with write=True"
+            raise OptionError(message)
+
+    @property
+    def _by_signs(self) -> bool:
+        return self.codes.dtype == "b1"
+
+    def _candidates(self, query_1d: NDArray[np.float32], count: int) -> Keys:
+        wanted = max(_AGAIN_OF_SIGNS * count, _FEWEST_SIGNS) if self._by_signs else min(_AGAIN * count, count + _MOST_FEW)
+        codes_1d = self.codes.encode(query_1d)
+        query = signs(codes_1d[None])[0] if self._by_signs else codes_1d
         # one query at a time: in a batch usearch pads with key 0 where it finds fewer
-        matches = self._index.search(np.ascontiguousarray(query_1d, dtype=np.float32), count, exact=exact)
-        return [(int(key), float(distance)) for key, distance in zip(matches.keys, matches.distances, strict=True)]
+        matches = self._index.search(np.ascontiguousarray(query), min(wanted, len(self)), exact=self.exact)
+        return np.asarray(matches.keys, np.uint64)
+
+    def _all(self, query_1d: NDArray[np.float32], count: int) -> Neighbours:
+        keys = self.keys
+        parts = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
+        found = [self.descriptors(part) @ query_1d for part in parts]
+        return most_similar(keys, np.concatenate(found) if found else np.empty(0, np.float32), count)
+
+
+def most_similar(keys: Keys, similarity_n: NDArray[np.float32], count: int) -> Neighbours:
+    """The `count` best of similarities; none for a count below 1."""
+    order = np.lexsort((keys, -similarity_n))[: max(0, count)]
+    return Neighbours(keys[order], np.clip(similarity_n[order], -1, 1))
+
+
+def is_marked(content: memoryview) -> bool:
+    """Whether these are the bytes of a usearch file that deepir wrote, so that a footer must follow."""
+    rows, width = np.frombuffer(content[:8], np.uint32).tolist() if len(content) >= 8 else (0, 0)
+    start = 8 + rows * width + _RESERVED
+    return bytes(content[start : start + len(_MARKER)]) == _MARKER
 
 
 def usearch_version() -> str:
@@ -73,7 +225,8 @@ def usearch_version() -> str:
 
 
 @functools.cache
-def _load_usearch() -> ModuleType:
+def load_usearch() -> ModuleType:
+    """usearch, loaded so that ONNX Runtime can still be loaded after it."""
     # The Linux wheel of usearch exports a whole copy of the C++ library. When it is the first in the process,
     # `import onnxruntime` binds to parts of it and dies with SIGSEGV (seen with usearch 2.24.0 and 2.26.6, onnxruntime
     # 1.31.1). With the system's C++ library visible to all, as torch makes it too, usearch binds to that one.
@@ -82,4 +235,4 @@ def _load_usearch() -> ModuleType:
         ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
     import usearch.index
 
-    return usearch.index
+    return cast("ModuleType", usearch.index)

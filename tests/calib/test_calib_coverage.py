@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.calib.coverage import distinct_rows, k_centre, near
-from deepir.calib.look import look_at, sharpness
+from deepir.look import look_at, sharpness
 from deepir.descriptors import normalise
 
 

@@ -1,0 +1,130 @@
+"""An index file and its journal, read together into what can be searched."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepir.errors import IndexFileError, InputError
+from deepir.runtime.changes import Change, from_record
+from deepir.runtime.index_file import NoFooterError, Opened, map_file, read_index, unusable
+from deepir.runtime.index_footer import Footer
+from deepir.runtime.index_foreign import open_foreign
+from deepir.runtime.index_whitening import IndexWhitening
+from deepir.runtime.items import ItemTable
+from deepir.runtime.journal import journal_of, read_journal
+from deepir.runtime.store import DescriptorStore, is_marked
+
+_LARGE = 64 << 20
+"""Smaller files are read into memory, so that even a program that writes over the file in place disturbs nobody."""
+
+_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """What an index file holds, and what its journal says happened since.
+
+    Attributes:
+        changes: Of the journal, in order; they are not in `items` and `store` yet.
+        digest: Of the file; the journal continues it.
+        journal_end: Where the next record of the journal goes; 0 where there is none.
+        foreign: Why nothing is known of the descriptors; empty for an index of deepir.
+    """
+
+    footer: Footer
+    items: ItemTable
+    store: DescriptorStore
+    whitening: IndexWhitening | None
+    changes: list[Change]
+    digest: str
+    journal_end: int
+    foreign: str = ""
+
+
+def load_index(path: Path, *, write: bool) -> Loaded:
+    """Read an index; `write` for changing it, then it is read into memory whatever its size.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+        IndexFileError: It or its journal is damaged, or they do not belong together.
+    """
+    for _ in range(_TRIES):
+        try:
+            opened = read_index(path)
+        except NoFooterError as error:
+            return _load_foreign(path, error, write=write)
+        continues, records, end = read_journal(journal_of(path))
+        if _identity(path) != opened.identity:
+            # a writer replaced the file meanwhile, and the journal may be of the new one
+            continue
+        if continues == opened.footer.previous and opened.footer.previous:
+            # a writer was killed after it had replaced the index and before it had put the journal aside
+            records, end = [], 0
+        elif records and continues != opened.digest:
+            message = (
+                f"{journal_of(path)} holds {len(records)} changes of another state of {path}: was one of the two files "
+                f"copied without the other? deepir-index repair {path} puts the journal aside"
+            )
+            raise IndexFileError(message)
+        return _assemble(path, opened, records, end, write=write)
+    message = f"{path} was replaced {_TRIES} times while it was read: stop the program that writes it all the time"
+    raise IndexFileError(message)
+
+
+def read_contents(opened: Opened, *, mapped: bool) -> tuple[ItemTable, DescriptorStore, IndexWhitening | None]:
+    """The items, the codes and the whitening of a file.
+
+    Raises:
+        IndexFileError: They do not fit together.
+    """
+    sections, footer = opened.sections, opened.footer
+    items = ItemTable.from_sections(sections)
+    exact = sections.get("exact_codes")
+    store = DescriptorStore.restore(
+        opened.usearch, footer.codes, mapped=mapped, exact_codes=exact if mapped or exact is None else memoryview(bytes(exact))
+    )
+    if len(store) != len(items):
+        message = f"it holds {len(store)} descriptors and a list of {len(items)}"
+        raise IndexFileError(message)
+    return items, store, _whitening(footer, sections)
+
+
+def _assemble(path: Path, opened: Opened, records: list[bytes], end: int, *, write: bool) -> Loaded:
+    try:
+        changes = [from_record(record, opened.footer.codes) for record in records]
+        mapped = not write and not changes and len(opened.usearch) > _LARGE
+        items, store, whitening = read_contents(opened, mapped=mapped)
+    except IndexFileError as error:
+        raise unusable(path, error) from error
+    return Loaded(opened.footer, items, store, whitening, changes, opened.digest, end)
+
+
+def _whitening(footer: Footer, sections: Mapping[str, memoryview]) -> IndexWhitening | None:
+    note = footer.whitening
+    if note is None:
+        return None
+    if "whitening" not in sections or note.dim != footer.codes.dim:
+        message = f"its whitening gives {note.dim} values, and it holds descriptors of {footer.codes.dim}"
+        raise IndexFileError(message)
+    return IndexWhitening.from_bytes(note, sections["whitening"])
+
+
+def _load_foreign(path: Path, error: NoFooterError, *, write: bool) -> Loaded:
+    if write:
+        message = f"{error}; what other programs wrote is only read: make an index of your own with deepir-index import"
+        raise unusable(path, message) from error
+    content, _ = map_file(path)
+    if is_marked(content):
+        raise unusable(path, "it was cut short: what deepir wrote behind the descriptors is missing") from error
+    footer, items, store = open_foreign(path, content)
+    return Loaded(footer, items, store, None, [], "", 0, foreign=str(error))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        message = f"cannot read the index {path}: {error.strerror}"
+        raise InputError(message) from error
+    return status.st_dev, status.st_ino
