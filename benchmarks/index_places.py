@@ -1,29 +1,29 @@
 """Places on real walks: single frames against sequences, on mapped ways and on ways that the map lacks.
 
-    python benchmarks/index_places.py --photos DIR --model MODEL.onnx [--clip WALK.mp4]
+    python benchmarks/index_places.py --photos DIR --model MODEL.onnx [--clip WALK.mp4] [--whiten 0]
     python benchmarks/index_places.py --photos DIR --descriptors FILE.npz
 
-PHOTOS holds benchmark.json and its pictures; FILE.npz holds `names` (paths below PHOTOS, `clip/000000` for the frames of
-the clip) and `descriptors` (N, D). Two sets, each with several maps:
+PHOTOS holds benchmark.json and its pictures; FILE.npz holds `names` (paths below PHOTOS, `clip/000000` for the frames
+of the clip) and `descriptors` (N, D). Two sets, each with several maps:
 
-tower     A walk through each floor of a building, one picture a second. The map holds every fourth picture of every other
-          floor, the queries are the pictures between; the other floors and the clip, of a floor that no map has, are
-          unmapped. Right is at most six seconds away on the same walk; elsewhere on the same floor is no answer.
-corridor  A robot drives a corridor twice. The map holds two thirds of the first drive, the queries are the second; right
-          are the positives of benchmark.json, the missing third is unmapped.
+tower     A walk through each floor of a building, one picture a second. The map holds every fourth picture of every
+          other floor, the queries are the pictures between; the other floors and the clip, of a floor that no map has,
+          are unmapped. Right is at most six seconds away on the same walk; elsewhere on that floor is no answer.
+corridor  A robot drives a corridor twice. The map holds two thirds of the first drive, the queries are the second;
+          right are the positives of benchmark.json, the missing third is unmapped.
 
 The way of deciding is chosen on the tower alone, and the corridor is scored with it.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from index_places_walks import Described, Trial, corridor_trials, describe_trial, tower_trials
 from numpy.typing import NDArray
 
 from deepir.datasets import RetrievalSet, read_retrieval_sets
@@ -32,43 +32,19 @@ from deepir.image import read_image
 from deepir.open_set import Answers, Outcomes, outcomes_at, recall_at_full_precision, true_accepts_at
 from deepir.runtime import Extractor, Hit, open_source
 from deepir.runtime.keyframes import KeyframePolicy, Keyframes
-from deepir.runtime.place_hits import SamePlace
+from deepir.runtime.place_hits import WINDOW, SamePlace
 from deepir.runtime.place_sequence import SequenceRule
 from deepir.runtime.place_threshold import fit_place_threshold
-from deepir.runtime.places import Moment, PlaceOptions, PlaceTracker
+from deepir.runtime.places import TOP, Moment, PlaceOptions, PlaceTracker
 from deepir.runtime.pose import Spot
 
-TOWER, CORRIDOR = "ie_tower_frames", "corridor_vpr"
-EVERY = 4
-SECONDS = 6
-THIRDS = 3
+TOWER, CORRIDOR, CLIP = "ie_tower_frames", "corridor_vpr", "clip/"
 FAR = 0.05
 FARS = (0.01, 0.05)
 NEIGHBOURS = SamePlace(window=2)
 """For the threshold: what lies further apart on the map is another place."""
 
 NOT_ANSWERED = -1.0
-
-Described = Mapping[str, NDArray[np.float32]]
-"""A descriptor (D,) for each name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A picture of a walk; `right` are the map's pictures that answer it, `void` those that count as no answer."""
-
-    name: str
-    number: int
-    right: frozenset[str] = frozenset()
-    void: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A map, by key, and walks on and off it."""
-
-    stored: dict[int, str]
-    walks: list[list[Query]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +61,7 @@ class Scores:
     """Of one way on one set: means over its trials, and all outcomes at their calibrated thresholds."""
 
     full_precision: float
-    accepts: tuple[float, ...]
+    accepts: tuple[float | None, ...]
     outcomes: list[Outcomes]
 
 
@@ -93,81 +69,36 @@ def single() -> Way:
     return Way("single frame", PlaceOptions(sequence=SequenceRule(length=1, needed=1)))
 
 
-def sequence(needed: int, length: int, top: int, window: int, *, own: bool = False) -> Way:
-    rule = SequenceRule(length=length, needed=needed)
-    name = f"{needed} of {length}, top {top}, window {window}" + (", own similarity" if own else "")
-    return Way(name, PlaceOptions(top=top, same=SamePlace(window=window), sequence=rule), own)
+def sequence(needed: int, length: int, top: int, window: int) -> Way:
+    options = PlaceOptions(top=top, same=SamePlace(window=window), sequence=SequenceRule(length=length, needed=needed))
+    return Way(f"{needed} of {length}, top {top}, window {window}", options)
 
 
-def tower_trials(dataset: RetrievalSet, photos: Path, clip: Sequence[str]) -> list[Trial]:
-    """Every other floor is mapped, then the others."""
-    walks: dict[str, list[str]] = {}
-    for name in sorted(path.relative_to(photos).as_posix() for path in dataset.database):
-        walks.setdefault(re.sub(r"_frame_\d+\.jpg$", "", name), []).append(name)
-    floors = sorted({_floor(walk) for walk in walks})
-    return [_tower_trial(walks, set(floors[half::2]), clip) for half in (0, 1)]
-
-
-def _tower_trial(walks: dict[str, list[str]], mapped: set[str], clip: Sequence[str]) -> Trial:
-    on_map = {walk: names for walk, names in walks.items() if _floor(walk) in mapped}
-    stored = [name for names in on_map.values() for name in names[::EVERY]]
-    queries = [_unmapped(clip)] if clip else []
-    for walk, names in walks.items():
-        if walk not in on_map:
-            queries.append(_unmapped(names))
-            continue
-        floor = frozenset(name for name in stored if _floor(name) == _floor(walk))
-        near = [frozenset(names[max(0, at - SECONDS) : at + SECONDS + 1]) & floor for at in range(len(names))]
-        between = [at for at in range(len(names)) if at % EVERY]
-        queries.append([Query(names[at], at, near[at], floor - near[at]) for at in between])
-    return Trial(dict(enumerate(stored, start=1)), queries)
-
-
-def _floor(name: str) -> str:
-    return name.split("__")[0]
-
-
-def _unmapped(names: Sequence[str]) -> list[Query]:
-    return [Query(name, number) for number, name in enumerate(names)]
-
-
-def corridor_trials(dataset: RetrievalSet, photos: Path) -> list[Trial]:
-    """The map lacks a third of the way, each third once; queries at its ends, where it is partly mapped, are left out."""
-    names = [path.relative_to(photos).as_posix() for path in dataset.database]
-    trials = []
-    for third in range(THIRDS):
-        missing = set(names[third * len(names) // THIRDS : (third + 1) * len(names) // THIRDS])
-        queries = []
-        for number, query in enumerate(dataset.queries):
-            right = frozenset(path.relative_to(photos).as_posix() for path in query.positives)
-            if right <= missing or not right & missing:
-                name = query.image.relative_to(photos).as_posix()
-                queries.append(Query(name, number, right - missing))
-        stored = {key: name for key, name in enumerate(names, start=1) if name not in missing}
-        trials.append(Trial(stored, [queries]))
-    return trials
-
-
-def score(way: Way, trials: Sequence[Trial], described: Described, far: float = FAR) -> Scores:
-    answers = [decide(way, trial, described) for trial in trials]
-    accepts = [[true_accepts_at(answer, wanted) for wanted in FARS] for answer in answers]
+def score(way: Way, trials: Sequence[Trial], far: float = FAR) -> Scores:
+    answers = [decide(way, trial) for trial in trials]
     return Scores(
         float(np.mean([recall_at_full_precision(answer).recall for answer in answers])),
-        tuple(float(np.mean([rate.true_accepts for rate in rates if rate])) for rates in zip(*accepts, strict=True)),
-        [outcomes_at(answer, threshold_of(t, described, far)) for answer, t in zip(answers, trials, strict=True)],
+        tuple(_mean_accepts(answers, wanted) for wanted in FARS),
+        [outcomes_at(answer, threshold_of(trial, far)) for answer, trial in zip(answers, trials, strict=True)],
     )
 
 
-def threshold_of(trial: Trial, described: Described, far: float) -> float:
+def _mean_accepts(answers: Sequence[Answers], far: float) -> float | None:
+    """None where there are too few unmapped queries for such a rate."""
+    rates = [rate.true_accepts for rate in (true_accepts_at(answer, far) for answer in answers) if rate]
+    return float(np.mean(rates)) if len(rates) == len(answers) else None
+
+
+def threshold_of(trial: Trial, far: float) -> float:
     """From the map alone."""
-    rows = np.stack([described[name] for name in trial.stored.values()])
+    rows = np.stack([trial.described[name] for name in trial.stored.values()])
     threshold = fit_place_threshold(rows, [Spot(key) for key in trial.stored], NEIGHBOURS, far)
     return 1.0 if threshold is None else threshold.value
 
 
-def decide(way: Way, trial: Trial, described: Described) -> Answers:
+def decide(way: Way, trial: Trial) -> Answers:
     """One answer to each query, before any threshold."""
-    search = searcher(trial, described)
+    search = searcher(trial)
     known, right, unknown = [], [], []
     for walk in trial.walks:
         tracker = PlaceTracker(way.options)
@@ -183,12 +114,12 @@ def decide(way: Way, trial: Trial, described: Described) -> Answers:
     return Answers(np.array(known), np.array(right, dtype=bool), np.array(unknown))
 
 
-def searcher(trial: Trial, described: Described) -> Callable[[str], Callable[[int], list[Hit]]]:
+def searcher(trial: Trial) -> Callable[[str], Callable[[int], list[Hit]]]:
     keys, names = list(trial.stored), list(trial.stored.values())
-    rows_nd = np.stack([described[name] for name in names])
+    rows_nd = np.stack([trial.described[name] for name in names])
 
     def search_for(query: str) -> Callable[[int], list[Hit]]:
-        similarity_n = rows_nd @ described[query]
+        similarity_n = rows_nd @ trial.described[query]
         order = np.argsort(-similarity_n, kind="stable").tolist()
         return lambda count: [
             Hit(keys[row], names[row], names[row], float(similarity_n[row]), {}) for row in order[:count]
@@ -197,11 +128,11 @@ def searcher(trial: Trial, described: Described) -> Callable[[str], Callable[[in
     return search_for
 
 
-def choose(trials: Sequence[Trial], described: Described) -> list[tuple[Way, Scores]]:
+def choose(trials: Sequence[Trial]) -> list[tuple[Way, Scores]]:
     """Every way of a sequence of five, the one with the most true accepts at FAR first."""
     ways = [sequence(needed, 5, top, window) for needed, top, window in product((3, 4), (1, 2, 3, 5), (1, 2, 3))]
-    scored = [(way, score(way, trials, described)) for way in ways]
-    return sorted(scored, key=lambda pair: -pair[1].accepts[FARS.index(FAR)])
+    scored = [(way, score(way, trials)) for way in ways]
+    return sorted(scored, key=lambda pair: -(pair[1].accepts[FARS.index(FAR)] or 0.0))
 
 
 def row(name: str, scores: Scores) -> str:
@@ -210,8 +141,10 @@ def row(name: str, scores: Scores) -> str:
         sum(getattr(outcome, what) for outcome in scores.outcomes)
         for what in ("known", "unknown", "true_accepts", "wrong_labels", "false_accepts")
     )
-    shares = [scores.full_precision, *scores.accepts, right / known, right / max(1, right + wrong + false)]
-    cells = [*(f"{100 * share:.1f}" for share in shares), f"{false} of {unknown}", f"{wrong} of {known}"]
+    shares = [scores.full_precision, *scores.accepts, right / known]
+    shares.append(right / (right + wrong + false) if right + wrong + false else None)
+    cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+    cells += [f"{false} of {unknown}", f"{wrong} of {known}"]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -256,12 +189,27 @@ def describe(model: Path, photos: Path, names: Sequence[str], clip: Path | None)
         described = {name: extractor.describe([read_image(photos / name)])[0] for name in names}
         if clip is not None:
             with open_source(str(clip)) as source:
-                described |= {_clip_name(frame.number): extractor.describe([frame.image])[0] for frame in source}
+                described |= {f"{CLIP}{frame.number:06d}": extractor.describe([frame.image])[0] for frame in source}
     return described
 
 
-def _clip_name(number: int) -> str:
-    return f"clip/{number:06d}"
+def read_described(photos: Path, sets: Mapping[str, RetrievalSet], options: Mapping[str, Any]) -> Described:
+    if (options["model"] is None) == (options["descriptors"] is None):
+        message = "give either --model MODEL.onnx or --descriptors FILE.npz"
+        raise click.UsageError(message)
+    if options["descriptors"] is not None:
+        return read_descriptors(options["descriptors"])
+    queries = [query.image for query in sets[CORRIDOR].queries]
+    paths = [*sets[TOWER].database, *sets[CORRIDOR].database, *queries]
+    return describe(options["model"], photos, [path.relative_to(photos).as_posix() for path in paths], options["clip"])
+
+
+def compared_ways(best: Way) -> list[Way]:
+    rule, top, window = SequenceRule(), TOP, WINDOW
+    others = [sequence(needed, length, top, window) for needed, length in ((2, 3), (4, 5), (5, 8))]
+    default = sequence(rule.needed, rule.length, top, window)
+    own = replace(default, name=f"{default.name}, own similarity", own=True)
+    return list({way.name: way for way in (single(), default, own, best, *others)}.values())
 
 
 @click.command(context_settings={"show_default": True})
@@ -269,38 +217,23 @@ def _clip_name(number: int) -> str:
 @click.option("--model", type=click.Path(path_type=Path), help="Describes the pictures.")
 @click.option("--clip", type=click.Path(path_type=Path), help="A walk through a floor that no map has.")
 @click.option("--descriptors", type=click.Path(path_type=Path), help="Instead of a model.")
+@click.option("--whiten", type=float, help="Whiten with each map, with this power; 0 only subtracts its mean.")
 @click.option("--far", type=float, default=FAR, help="Wanted share of false accepts of the calibrated threshold.")
 @reports_errors
-def main(photos: Path, far: float, **options: Any) -> None:
+def main(photos: Path, whiten: float | None, far: float, **options: Any) -> None:
     """Print the tables."""
-    if (options["model"] is None) == (options["descriptors"] is None):
-        message = "give either --model MODEL.onnx or --descriptors FILE.npz"
-        raise click.UsageError(message)
     sets = read_retrieval_sets(photos / "benchmark.json")
-    tower, corridor = sets[TOWER], sets[CORRIDOR]
-    paths = [*tower.database, *corridor.database, *(query.image for query in corridor.queries)]
-    if options["descriptors"] is None:
-        names = [path.relative_to(photos).as_posix() for path in paths]
-        described = describe(options["model"], photos, names, options["clip"])
-    else:
-        described = read_descriptors(options["descriptors"])
-    clip = sorted(name for name in described if name.startswith("clip/"))
-    on_tower, on_corridor = tower_trials(tower, photos, clip), corridor_trials(corridor, photos)
-    ranked = choose(on_tower, described)
+    described = read_described(photos, sets, options)
+    clip = sorted(name for name in described if name.startswith(CLIP))
+    tower = [describe_trial(trial, described, whiten) for trial in tower_trials(sets[TOWER], photos, clip)]
+    corridor = [describe_trial(trial, described, whiten) for trial in corridor_trials(sets[CORRIDOR], photos)]
+    ranked = choose(tower)
     print(table("chosen on the tower: sequences of 5", [row(way.name, scores) for way, scores in ranked]))
-    best, default = ranked[0][0], PlaceOptions()
-    rule = default.sequence
-    ways = [
-        single(),
-        sequence(rule.needed, rule.length, default.top, default.same.window),
-        sequence(rule.needed, rule.length, default.top, default.same.window, own=True),
-        best,
-        *(sequence(needed, length, default.top, default.same.window) for needed, length in ((2, 3), (4, 5), (5, 8))),
-    ]
-    for title, trials in (("tower", on_tower), ("corridor", on_corridor)):
-        print(f"\n{table(title, [row(way.name, score(way, trials, described, far)) for way in ways])}")
+    ways = compared_ways(ranked[0][0])
+    for title, trials in (("tower", tower), ("corridor", corridor)):
+        print(f"\n{table(title, [row(way.name, score(way, trials, far)) for way in ways])}")
     print("\n| least change | kept | recall within 5 pictures | median error, pictures |\n|---|---|---|---|")
-    print("\n".join(keyframe_rows(corridor, photos, described)))
+    print("\n".join(keyframe_rows(sets[CORRIDOR], photos, described)))
 
 
 if __name__ == "__main__":

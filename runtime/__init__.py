@@ -4,7 +4,7 @@ from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.items import Item
 from deepir.runtime.label_search import Hit
-from deepir.runtime.recogniser import Recogniser, Recognition
+from deepir.runtime.recogniser import Judgement, Recogniser, Recognition
 from deepir.runtime.source import Frame, Source, open_source
 
-__all__ = ["Extractor", "Frame", "Hit", "Index", "Item", "Recogniser", "Recognition", "Source", "open_source"]
+__all__ = ["Extractor", "Frame", "Hit", "Index", "Item", "Judgement", "Recogniser", "Recognition", "Source", "open_source"]

@@ -1,4 +1,4 @@
-"""References described by a heavy model and asked for by a light one: only where the light one learnt its descriptors."""
+"""References described by a heavy model, asked for by a light one: only where the light one learnt from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

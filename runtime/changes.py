@@ -53,6 +53,11 @@ class Setting:
 Change = Addition | Removal | Relabelling | Setting
 
 
+def count_views(change: Change) -> int:
+    """How many views a change is about; a setting counts as one."""
+    return 1 if isinstance(change, Setting) else len(change.keys)
+
+
 def to_record(change: Change, codes: Codes) -> bytes:
     """A change as bytes."""
     if isinstance(change, Addition):

@@ -2,44 +2,26 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from deepir.errors import reports_errors
 from deepir.runtime.backend_cli import backend_options, read_backend_options
+from deepir.runtime.decide_cli import deciding_options, read_deciding
+from deepir.runtime.judgement_cli import judgement_options, read_judgement
 from deepir.runtime.run import RunOptions, run
 
 _DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
 _FILE = click.Path(path_type=Path)
 
 
-def read_threshold(_context: click.Context, _option: click.Parameter, value: str) -> float | Literal["auto"]:
-    """Read the text of --threshold."""
-    if value == "auto":
-        return "auto"
-    try:
-        return float(value)
-    except ValueError as error:
-        message = f"expected auto or a number, got {value!r}"
-        raise click.BadParameter(message) from error
-
-
-threshold_option = click.option(
-    "--threshold",
-    metavar="auto|FLOAT",
-    default="auto",
-    callback=read_threshold,
-    help="Below it is unknown; auto: the one in the index.",
-)
-
-
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_RUN", "show_default": True})
 @click.argument("source")
 @click.option("--index", "index_path", type=_FILE, required=True, help="Written by deepir-index build.")
 @click.option("--model", type=_FILE, help="The model, if not where the index expects it, or its INT8 form.")
-@threshold_option
-@click.option("--topk", type=int, default=_DEFAULTS["topk"], help="Labels listed for each frame.")
+@judgement_options
+@deciding_options
 @backend_options
 @click.option("--every", type=int, default=_DEFAULTS["every"], help="Take every N-th frame.")
 @click.option("--max-frames", type=int, help="Stop after so many frames.")
@@ -58,7 +40,14 @@ def main(**options: Any) -> None:
       deepir-run camera0 --index shop.usearch
       deepir-run walk.mp4 --index shop.usearch --save walk.webm --jsonl walk.jsonl
     """  # noqa: D301 click needs the character
-    run(RunOptions(backend=read_backend_options(options), **options))
+    run(
+        RunOptions(
+            backend=read_backend_options(options),
+            judgement=read_judgement(options),
+            deciding=read_deciding(options),
+            **options,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -94,19 +94,19 @@ def _link(descriptors_md: Descriptors, least: float) -> Iterator[list[int]]:
     clusters = {row: [row] for row in range(len(descriptors_md))}
     chain: list[int] = []
     while clusters:
-        last = chain[-1] if chain else next(iter(clusters))
+        chain = chain or [next(iter(clusters))]
+        last = chain[-1]
         nearest = int(mean_mm[last].argmax())
-        before = chain[-2] if len(chain) > 1 else None
         if mean_mm[last, nearest] < least:
-            yield clusters.pop(last)
+            yield clusters.pop(chain.pop())
             _remove(mean_mm, last)
-            chain = chain[:-1]
-        elif before is not None and mean_mm[last, before] >= mean_mm[last, nearest]:
+        elif len(chain) > 1 and mean_mm[last, chain[-2]] >= mean_mm[last, nearest]:
+            before = chain[-2]
             _join(mean_mm, before, last, (len(clusters[before]), len(clusters[last])))
             clusters[before] += clusters.pop(last)
-            chain = chain[:-2]
+            del chain[-2:]
         else:
-            chain = [*(chain or [last]), nearest]
+            chain.append(nearest)
 
 
 def _join(mean_mm: NDArray[np.float32], kept: int, gone: int, sizes: tuple[int, int]) -> None:
@@ -114,7 +114,6 @@ def _join(mean_mm: NDArray[np.float32], kept: int, gone: int, sizes: tuple[int, 
     # rounded upwards it could exceed both, and a chain could then bite its tail
     mean_m = np.minimum(mean_m, np.maximum(mean_mm[kept], mean_mm[gone]))
     mean_mm[kept] = mean_mm[:, kept] = mean_m
-    mean_mm[kept, kept] = -np.inf
     _remove(mean_mm, gone)
 
 

@@ -41,7 +41,7 @@ class Index(ReadableIndex):
             card: Of the model.
             model_path: Its file.
             far: Wanted share of false accepts, as in `fit_threshold`.
-            dtype: How descriptors are stored, see `deepir.runtime.codes`; chosen codes are fitted when it is saved first.
+            dtype: How descriptors are stored, see `deepir.runtime.codes`; codes are fitted by the first `save`.
         """
         check_far(far)
         footer = Footer(model=reference_to(card, model_path), codes=Codes(dtype, card.spec.dim), far=far)
@@ -64,6 +64,15 @@ class Index(ReadableIndex):
         home, contents = Home.open(Path(path), write=write, wait=wait)
         return cls(contents, home)
 
+    def setup(self, *, references: ModelReference | None = None, thumbnails: int | None = None) -> None:
+        """Note which other model describes the stored pictures, and the size of the copies that are kept of them.
+
+        Raises:
+            OptionError: The index is not empty.
+        """
+        self._check_empty("is set up")
+        self._contents.footer = replace(self.footer, references=references, thumbnails=thumbnails)
+
     def whiten(self, whitening: IndexWhitening) -> None:
         """Put all that is stored and searched from now on through a map (see `fit_index_whitening`).
 
@@ -75,9 +84,7 @@ class Index(ReadableIndex):
         if self.path is not None:
             message = f"an index is whitened before it is saved, {self.path} was saved without: build it anew"
             raise OptionError(message)
-        if len(self):
-            message = f"an index is whitened before the first item is added, this one has {len(self)}: build it anew"
-            raise OptionError(message)
+        self._check_empty("is whitened")
         codes = replace(self.footer.codes, dim=whitening.note.dim)
         footer = replace(self.footer, codes=codes, whitening=whitening.note)
         self._contents = Contents.empty(footer, whitening)
@@ -218,6 +225,11 @@ class Index(ReadableIndex):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_empty(self, what: str) -> None:
+        if len(self):
+            message = f"an index {what} before the first item is added, this one has {len(self)}: build it anew"
+            raise OptionError(message)
 
     def _change(self, change: Change) -> None:
         self._home.record(change, self._contents)

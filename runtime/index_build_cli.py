@@ -22,12 +22,12 @@ from deepir.runtime.index import Index, reference_to
 from deepir.runtime.index_footer import MARGIN
 from deepir.runtime.index_lock import WAIT
 from deepir.runtime.index_saving import finish
-from deepir.runtime.index_whitening import KINDS, MOST_DIM, POWER, POWER_AGAIN, WhitenConfig
 from deepir.runtime.items import Metadata
 from deepir.runtime.pictures import SIDE
 from deepir.runtime.progress import progress_bar
 from deepir.runtime.recogniser import find_model
 from deepir.runtime.threshold import FALSE_ACCEPTS
+from deepir.runtime.whiten_cli import read_whitening, whitening_options
 
 _ALIKE = 0.9
 """A threshold from stored views above this means that some labels look nearly alike."""
@@ -39,7 +39,7 @@ _WITHOUT_PHOTOGRAPHS = (
 
 _FILE = click.Path(path_type=Path)
 _enrolling = [
-    click.option("--keep-all", is_flag=True, help="Also pictures that repeat another one of their label, or are blurred."),
+    click.option("--keep-all", is_flag=True, help="Also pictures that repeat another of their label, or are blurred."),
     click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be decoded."),
     click.option(
         "--thumbnails",
@@ -63,20 +63,14 @@ def _enrolling_options(command: Any) -> Any:
 @click.command()
 @click.argument("out", type=_FILE)
 @click.argument("folder", metavar="DIR", type=_FILE)
-@click.option("--model", type=_FILE, required=True, help="Written by deepir-export or deepir-calib; it describes queries.")
-@click.option("--with", "teacher", type=_FILE, help="Describes DIR instead: the teacher that MODEL was distilled from.")
+@click.option("--model", type=_FILE, required=True, help="Written by deepir-export or -calib; describes queries.")
+@click.option("--with", "teacher", type=_FILE, help="Describes DIR: the teacher that MODEL was distilled from.")
 @click.option("--label-pattern", metavar="REGEX", help="Take the label from the file name: the first group.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="i8", help="How descriptors are stored.")
 @click.option("--far", type=float, default=FALSE_ACCEPTS, help="Wanted share of unknowns taken for a label.")
 @click.option("--margin", type=float, default=MARGIN, help="A second label nearer than this makes an answer ambiguous.")
 @click.option("--unknown", type=_FILE, help="Pictures of things that are not in DIR: they set the threshold.")
-@click.option("--whiten", is_flag=True, help="Refit a whitening on the pictures below DIR; better with photographs.")
-@click.option(
-    "--whiten-images", type=_FILE, multiple=True, metavar="DIR", help="The same, and on the camera's photographs."
-)
-@click.option("--whiten-power", type=float, help=f"0 to 0.5. [default: {POWER}, {POWER_AGAIN} if the model whitens]")
-@click.option("--dim", type=int, help=f"Values to keep. [default: all; whitened what the pictures carry, at most {MOST_DIM}]")
-@click.option("--reduce", type=click.Choice(KINDS[1:]), default="pca", help="How --dim reduces without a whitening.")
+@whitening_options
 @_enrolling_options
 @backend_options
 @reports_errors
@@ -99,22 +93,24 @@ def build(out: Path, folder: Path, model: Path, teacher: Path | None, **options:
         message = f"cannot write {out}: it is a folder, or its folder {out.parent} does not exist"
         raise InputError(message)
     images = find_labelled_images(folder, options["label_pattern"])
-    enrolment = replace(_enrolment(out, options), whiten=_whiten_config(options))
+    enrolment = replace(_enrolment(out, options), whiten=read_whitening(options))
     backend = read_backend_options(options)
     with contextlib.ExitStack() as stack:
         student = stack.enter_context(Extractor.open(model, backend))
         index = Index.create(student.card, model, far=options["far"], dtype=options["dtype"])
         index.set(margin=options["margin"])
-        describer = student
+        describer, references = student, None
         if teacher is not None:
             describer = stack.enter_context(Extractor.open(teacher, backend))
             fit = check_compatible(student, describer, [image.path for image in images])
-            index.refer_to(reference_to(describer.card, teacher))
+            references = reference_to(describer.card, teacher)
             click.echo(f"with {teacher}: {fit}", err=True)
+        index.setup(references=references, thumbnails=enrolment.thumbnails)
         done = _enrol(index, describer, images, enrolment)
         if options["unknown"] is not None:
             index.fit_threshold_to_unknown(student.describe_files(list_images(options["unknown"])), options["far"])
     index.save(out)
+    click.echo(f"wrote {out}", err=True)
     _report(out, index, done, started, as_json=options["as_json"])
     _hint_at_unknown(index)
     click.echo(f"next: deepir-run camera0 --index {out}", err=True)
@@ -199,16 +195,6 @@ def _left_out(done: Enrolled) -> Iterator[str]:
     for reason, paths in reasons.items():
         if paths:
             yield f"left out {len(paths)} pictures as {reason}, the first is {paths[0]}"
-
-
-def _whiten_config(options: dict[str, Any]) -> WhitenConfig | None:
-    if options["whiten"] or options["whiten_images"]:
-        groups = tuple(tuple(list_images(folder)) for folder in options["whiten_images"])
-        return WhitenConfig(photographs=groups, dim=options["dim"], power=options["whiten_power"])
-    if options["whiten_power"] is not None:
-        message = "--whiten-power says how to whiten: give --whiten or --whiten-images DIR with it"
-        raise OptionError(message)
-    return None if options["dim"] is None else WhitenConfig(kind=options["reduce"], dim=options["dim"])
 
 
 def _report(path: Path, index: Index, done: Enrolled, started: float, *, as_json: bool) -> None:

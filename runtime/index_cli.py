@@ -3,8 +3,9 @@
 import click
 
 from deepir.runtime.index_build_cli import add, build
-from deepir.runtime.near import near_command
 from deepir.runtime.index_query_cli import query
+from deepir.runtime.index_rebuild_cli import rebuild_command
+from deepir.runtime.near import near_command
 
 
 @click.group(context_settings={"auto_envvar_prefix": "DEEPIR_INDEX", "show_default": True})
@@ -17,7 +18,7 @@ def main() -> None:
     """  # noqa: D301 click needs the character
 
 
-for _command in (build, add, query, near_command):
+for _command in (build, add, query, near_command, rebuild_command):
     main.add_command(_command)
 
 

@@ -109,7 +109,10 @@ class Footer:
                 "whitening": lambda values: WhiteningNote(**{**values, "pictures": tuple(values["pictures"])}),
                 "recall": lambda values: Recall(**values),
             }
-            made = {name: make(fields[name]) for name, make in kinds.items() if fields.get(name) is not None}
+            needed = {"model", "codes"}
+            made = {
+                name: make(fields[name]) for name, make in kinds.items() if name in needed or fields.get(name) is not None
+            }
             return cls(**{**fields, **made})
         except (AttributeError, KeyError, TypeError, ValueError, OptionError) as error:
             message = f"its footer cannot be read ({error!r})"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepir.errors import IndexFileError, OptionError
-from deepir.runtime.changes import Change, to_record
+from deepir.runtime.changes import Change, count_views, to_record
 from deepir.runtime.index_contents import Contents
 from deepir.runtime.index_file import backup_of, stated_digest, write_index
 from deepir.runtime.index_footer import ModelReference
@@ -45,7 +45,7 @@ class Home:
         contents = Contents(loaded.footer, loaded.items, loaded.store, loaded.whitening)
         for change in loaded.changes:
             contents.apply(change)
-        home.pending = len(loaded.changes)
+        home.pending = sum(map(count_views, loaded.changes))
         return home, contents
 
     def record(self, change: Change, contents: Contents) -> None:
@@ -60,7 +60,7 @@ class Home:
             raise OptionError(message)
         if self._journal is not None:
             self._journal.append(to_record(change, contents.footer.codes))
-            self.pending += 1
+            self.pending += count_views(change)
 
     def save(self, contents: Contents, path: Path | None) -> None:
         """Write the contents to a file; the errors are those of `Index.save`."""
@@ -105,7 +105,7 @@ class Home:
     def _bind(self, lock: IndexLock, loaded: Loaded) -> None:
         path = lock.index
         self._lock = lock
-        if not loaded.journal_end:
+        if loaded.stale:
             put_journal_aside(path)
         self._journal = Journal(journal_of(path), loaded.digest, loaded.journal_end)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepir.errors import IndexFileError, InputError
@@ -28,7 +28,8 @@ class Loaded:
     Attributes:
         changes: Of the journal, in order; they are not in `items` and `store` yet.
         digest: Of the file; the journal continues it.
-        journal_end: Where the next record of the journal goes; 0 where there is none.
+        journal_end: Where the next record of the journal goes; 0 where a new one begins.
+        stale: Whether the journal is that of the generation before, so that its changes are in the file.
         foreign: Why nothing is known of the descriptors; empty for an index of deepir.
     """
 
@@ -39,6 +40,7 @@ class Loaded:
     changes: list[Change]
     digest: str
     journal_end: int
+    stale: bool = False
     foreign: str = ""
 
 
@@ -58,16 +60,17 @@ def load_index(path: Path, *, write: bool) -> Loaded:
         if _identity(path) != opened.identity:
             # a writer replaced the file meanwhile, and the journal may be of the new one
             continue
-        if continues == opened.footer.previous and opened.footer.previous:
-            # a writer was killed after it had replaced the index and before it had put the journal aside
-            records, end = [], 0
-        elif records and continues != opened.digest:
+        # then a writer was killed after it had replaced the index and before it had put the journal aside
+        stale = continues == opened.footer.previous != ""
+        if records and continues != opened.digest and not stale:
             message = (
                 f"{journal_of(path)} holds {len(records)} changes of another state of {path}: was one of the two files "
                 f"copied without the other? deepir-index repair {path} puts the journal aside"
             )
             raise IndexFileError(message)
-        return _assemble(path, opened, records, end, write=write)
+        if continues != opened.digest:
+            records, end = [], 0
+        return replace(_assemble(path, opened, records, end, write=write), stale=stale)
     message = f"{path} was replaced {_TRIES} times while it was read: stop the program that writes it all the time"
     raise IndexFileError(message)
 

@@ -49,6 +49,11 @@ class ReadableIndex:
         return self.footer.model
 
     @property
+    def references(self) -> ModelReference:
+        """The model that describes the stored pictures: `model`, or the teacher that it was distilled from."""
+        return self.footer.references or self.model
+
+    @property
     def dim(self) -> int:
         """Values of a stored descriptor."""
         return self.footer.codes.dim
@@ -65,13 +70,18 @@ class ReadableIndex:
         return self.footer.whitening
 
     @property
+    def newest_key(self) -> int:
+        """The largest key that was ever given out; 0 for none."""
+        return self.footer.next_key - 1
+
+    @property
     def generation(self) -> int:
         """How often the file was written."""
         return self.footer.generation
 
     @property
     def pending(self) -> int:
-        """Changes that stand in the journal and not yet in the file."""
+        """Views whose changes stand in the journal and not yet in the file."""
         return self._home.pending
 
     @property
@@ -161,13 +171,18 @@ class ReadableIndex:
         """
         check_descriptors(descriptors_nd, self.model_dim, names)
 
-    def check_model(self, card: ModelCard) -> None:
+    def check_model(self, card: ModelCard, *, references: bool = False) -> None:
         """Refuse a model whose descriptors cannot be compared with these.
+
+        Args:
+            card: Of the model.
+            references: It shall describe pictures to store: then it may also be the one that describes queries.
 
         Raises:
             IndexModelError: Names both models.
         """
-        if card.spec.fingerprint == self.model.fingerprint:
+        allowed = {self.model.fingerprint, *([self.references.fingerprint] if references else [])}
+        if card.spec.fingerprint in allowed:
             return
         if self.foreign and card.spec.dim == self.model_dim:
             return

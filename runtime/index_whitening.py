@@ -190,7 +190,7 @@ def fit_reduction(kind: MapKind, groups: Sequence[Descriptors], dim: int) -> Ind
     """A map to fewer values that shifts nothing: similarities stay what they were as well as `dim` values allow.
 
     Args:
-        kind: `pca`, the directions of the largest second moments of the groups, each of which weighs the same; `prefix`.
+        kind: `pca`, the directions of the largest second moments of the groups, which weigh the same; or `prefix`.
         groups: The references' descriptors (N, C), then those of photographs.
         dim: Values to keep.
 

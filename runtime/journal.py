@@ -1,25 +1,59 @@
 """The journal beside an index: changes since its last save, on the disk before they are acknowledged.
 
     magic | digest of the index it continues | record | record | ...
-    record = mark, u32 | length, u32 | CRC-32 of mark and length | CRC-32 of the content | content
+    record = mark, 4 bytes | length, u64 | CRC-32 of the length | CRC-32 of the content | content
 
-A record that was cut off while it was written ends the file: it was never acknowledged and is dropped. Any other record
-that is not as it was written is damage, and refused.
+Each CRC-32 goes on from the one before it, so that no record can be left out, doubled or taken from another journal. The
+mark says whether a record is on the disk as a whole. One that is not was never acknowledged: the last record of the file
+may be cut off or torn then, and is dropped. Anything else that is not as it was written is damage, and refused.
 """
 
 import os
 import struct
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from deepir.errors import IndexFileError, InputError
+from deepir.files import flush_folder
 
 _MAGIC = b"DEEPIRJ1"
 _DIGEST_SIZE = 32
 _START = len(_MAGIC) + _DIGEST_SIZE
-_HEAD = struct.Struct("<IIII")
-_MARK = 0x4C4E524A
+_HEAD = struct.Struct("<4sQII")
+_LENGTH = struct.Struct("<Q")
+_BEGUN = b"jrn\0"
+_WRITTEN = b"JRN\xff"
+
+
+class Place(NamedTuple):
+    """Where the next record goes, and the CRC-32 that it goes on from; it names all that stands before it."""
+
+    end: int = 0
+    chain: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.end}:{self.chain:08x}" if self.end > _START else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a journal holds.
+
+    Attributes:
+        continues: Digest of the index whose changes these are; empty where there is no journal.
+        records: In order.
+        place: Behind the last of them.
+    """
+
+    continues: str = ""
+    records: Sequence[bytes] = ()
+    place: Place = Place()
 
 
 def journal_of(path: Path) -> Path:
@@ -28,13 +62,19 @@ def journal_of(path: Path) -> Path:
 
 
 class Journal:
-    """Records appended to a file. One process at a time may write it (see `deepir.runtime.index_lock`)."""
+    """Records appended to a file. One process at a time may write it (see `deepir.runtime.index_lock`).
 
-    def __init__(self, path: Path, digest: str, end: int) -> None:
+    Args:
+        path: Of the journal; it is made with the first record.
+        digest: Of the index that it continues.
+        place: Where `read_journal` found its end; the first one for a new journal, whatever the file holds.
+    """
+
+    def __init__(self, path: Path, digest: str, place: Place = Place()) -> None:
         self._path = path
-        self._digest = digest
-        self._end = end
-        self._handle: int | None = None
+        self._header = _MAGIC + bytes.fromhex(digest)
+        self.place = place
+        self._file: FileIO | None = None
 
     def append(self, content: bytes) -> None:
         """Write a record and wait until it is on the disk; a failure leaves the file as it was.
@@ -42,28 +82,32 @@ class Journal:
         Raises:
             InputError: The disk is full or cannot be written.
         """
-        mark = struct.pack("<II", _MARK, len(content))
-        record = mark + struct.pack("<II", zlib.crc32(mark), zlib.crc32(content)) + content
+        header = b"" if self.place.end else self._header
+        start = self.place.end + len(header)
+        length_sum = zlib.crc32(_LENGTH.pack(len(content)), self.place.chain or zlib.crc32(self._header))
+        content_sum = zlib.crc32(content, length_sum)
+        record = _HEAD.pack(_BEGUN, len(content), length_sum, content_sum) + content
         try:
             handle = self._opened()
-            _write(handle, record, self._end)
+            # what a writer that was killed or interrupted left half written goes first
+            os.ftruncate(handle, self.place.end)
+            _write(handle, header + record, self.place.end)
             os.fsync(handle)
         except OSError as error:
             self._cut_back()
             message = f"cannot write {self._path}: {error.strerror}; nothing was changed"
             raise InputError(message) from error
-        self._end += len(record)
-
-    @property
-    def size(self) -> int:
-        """Bytes of records."""
-        return max(0, self._end - _START)
+        # in one step, because Ctrl-C may come between two
+        self.place = Place(start + len(record), content_sum)
+        # it is on the disk with or without the mark, which only tells damage from a record that was cut off
+        with suppress(OSError):
+            os.pwrite(handle, _WRITTEN, start)
 
     def close(self) -> None:
         """Close the file; what was appended stays."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> "Journal":
         return self
@@ -74,23 +118,19 @@ class Journal:
         self.close()
 
     def _opened(self) -> int:
-        if self._handle is None:
-            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            # what a killed writer left half written goes before the next record is put behind it
-            os.ftruncate(self._handle, self._end)
-            if self._end < _START:
-                _write(self._handle, _MAGIC + bytes.fromhex(self._digest), 0)
-                self._end = _START
-                _flush_folder(self._path.parent)
-        return self._handle
+        if self._file is None:
+            self._file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+            flush_folder(self._path.parent)
+        return self._file.fileno()
 
     def _cut_back(self) -> None:
-        if self._handle is not None:
-            os.ftruncate(self._handle, self._end)
+        if self._file is not None:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self.place.end)
 
 
-def read_journal(path: Path) -> tuple[str, list[bytes], int]:
-    """The digest of the index that it continues, its records, and where they end; an absent file has none.
+def read_journal(path: Path) -> Recorded:
+    """What a journal holds; an absent file holds nothing.
 
     Raises:
         IndexFileError: Damaged.
@@ -99,48 +139,42 @@ def read_journal(path: Path) -> tuple[str, list[bytes], int]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return "", [], 0
+        return Recorded()
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise InputError(message) from error
-    if len(content) < _START and (_MAGIC + bytes(_DIGEST_SIZE)).startswith(content[: len(_MAGIC)]):
+    if not any(content) or (len(content) < _START and _MAGIC.startswith(content[: len(_MAGIC)])):
         # its first bytes were being written: no record was acknowledged yet
-        return "", [], 0
-    if content[: len(_MAGIC)] != _MAGIC:
-        if not any(content):
-            return "", [], 0
+        return Recorded()
+    if not content.startswith(_MAGIC):
         raise _damaged(path, 0)
-    records, end = [], _START
-    while end < len(content):
-        record = _record_at(content, end, path)
-        if record is None:
-            break
+    records, place = [], Place(_START, zlib.crc32(content[:_START]))
+    while (record := _record_at(content, place, path)) is not None:
         records.append(record)
-        end += _HEAD.size + len(record)
-    return content[len(_MAGIC) : _START].hex(), records, end
+        (*_, content_sum) = _HEAD.unpack_from(content, place.end)
+        place = Place(place.end + _HEAD.size + len(record), content_sum)
+    return Recorded(content[len(_MAGIC) : _START].hex(), records, place)
 
 
-def _record_at(content: bytes, start: int, path: Path) -> bytes | None:
-    """The record that begins there; None when it was cut off while it was written."""
-    head = content[start : start + _HEAD.size]
-    if len(head) < _HEAD.size:
-        if not any(head) or struct.pack("<I", _MARK).startswith(head[:4]) or head[:4] == struct.pack("<I", _MARK):
-            return None
-        raise _damaged(path, start)
-    mark, length, head_sum, content_sum = _HEAD.unpack(head)
-    if mark != _MARK or head_sum != zlib.crc32(head[:8]):
-        # a file system may make a file longer before it has written the bytes: then they are zero to the end
-        if not any(content[start:]):
-            return None
-        raise _damaged(path, start)
-    body = content[start + _HEAD.size : start + _HEAD.size + length]
-    if len(body) < length:
+def _record_at(content: bytes, place: Place, path: Path) -> bytes | None:
+    """The record that begins there; None at the end, or when it was cut off while it was written."""
+    head = content[place.end : place.end + _HEAD.size]
+    # a file system may make a file longer before it has written the bytes: then they are zero to the end
+    if not any(head) and not any(content[place.end :]):
         return None
-    if zlib.crc32(body) != content_sum:
-        if len(content) == start + _HEAD.size + length and not body[-1:].strip(b"\0"):
+    if len(head) < _HEAD.size:
+        if _BEGUN.startswith(head[: len(_BEGUN)]):
             return None
-        raise _damaged(path, start)
-    return body
+        raise _damaged(path, place.end)
+    mark, length, length_sum, content_sum = _HEAD.unpack(head)
+    if mark not in {_BEGUN, _WRITTEN} or length_sum != zlib.crc32(_LENGTH.pack(length), place.chain):
+        raise _damaged(path, place.end)
+    record = content[place.end + _HEAD.size : place.end + _HEAD.size + length]
+    if len(record) == length and zlib.crc32(record, length_sum) == content_sum:
+        return record
+    if mark == _BEGUN and place.end + _HEAD.size + length >= len(content):
+        return None
+    raise _damaged(path, place.end)
 
 
 def _damaged(path: Path, position: int) -> IndexFileError:
@@ -156,11 +190,3 @@ def _write(handle: int, content: bytes, position: int) -> None:
     while len(rest):
         written = os.pwrite(handle, rest, position)
         rest, position = rest[written:], position + written
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,8 +11,8 @@ from deepir.runtime.place_sequence import SequenceCheck, SequenceRule, Support
 from deepir.runtime.pose import Spot
 from deepir.runtime.recent_past import RecentPast
 
-TOP = 1
-"""Candidates of each query; with more of them chance finds a line through some (benchmarks/index_places.py)."""
+TOP = 2
+"""Candidates of each query; with many of them chance finds a line through some (benchmarks/index_places.py)."""
 
 Verify = Callable[[Image, PlaceHit], bool]
 """Takes the query and a hit, says whether they show the same place: by local features, for example. Only places that

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepir.errors import InputError, OptionError
 from deepir.image import Image
@@ -41,7 +42,7 @@ class Recognition:
         margin: How far the second label is behind, 0..2; None when there is none.
         top: The best labels with the similarity of their best view, best first.
         milliseconds: Time spent in `prepare`, `describe` and `search`.
-        candidates: The labels that it may be, best first: one of a match, two or more when ambiguous, none when unknown.
+        candidates: The labels that it may be, best first: one of a match, more when ambiguous, none when unknown.
         hit: The most similar view with its metadata; None for an empty index or a blank picture.
     """
 
@@ -58,6 +59,19 @@ class Recognition:
     def metadata(self) -> Metadata:
         """What was stored with the most similar view."""
         return {} if self.hit is None else self.hit.metadata
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Described:
+    """The descriptor of an image.
+
+    Attributes:
+        query_1d: (D,) of length 1; None for a blank picture, which has no direction (a covered lens).
+        milliseconds: Time spent in `prepare` and `describe`.
+    """
+
+    query_1d: NDArray[np.float32] | None
+    milliseconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +185,28 @@ class Recogniser:
             ShapeError: Not such an image.
             ModelError: The model gives NaN.
         """
+        described = self.describe(image)
+        started = time.perf_counter()
+        # never one label alone, so that the margin exists
+        wanted = max(2, self.judgement.top_labels)
+        hits = [] if described.query_1d is None else self.index.search_labels(described.query_1d, wanted)
+        search = 1000 * (time.perf_counter() - started)
+        return self.judgement.judge(hits, self.index, {**described.milliseconds, "search": search})
+
+    def describe(self, image: Image) -> Described:
+        """The descriptor of one image, for searches of your own.
+
+        Raises:
+            As of a call.
+        """
         started = time.perf_counter()
         (group,) = model_inputs([image], self.extractor.card)
         prepared = time.perf_counter()
         query_1d = self.extractor.backend.run(*group.arrays)[0]
         described = time.perf_counter()
         blank = float(np.linalg.norm(query_1d)) < _SHORTEST
-        # never one label alone, so that the margin exists
-        hits = [] if blank else self.index.search_labels(query_1d, max(2, self.judgement.top_labels))
-        searched = time.perf_counter()
-        times = {"prepare": prepared - started, "describe": described - prepared, "search": searched - described}
-        return self.judgement.judge(hits, self.index, {step: 1000 * seconds for step, seconds in times.items()})
+        times = {"prepare": prepared - started, "describe": described - prepared}
+        return Described(None if blank else query_1d, {step: 1000 * seconds for step, seconds in times.items()})
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -196,19 +221,28 @@ class Recogniser:
         self.close()
 
 
-def find_model(index: Index, index_path: Path) -> Path:
+def find_model(index: Index, index_path: Path, *, references: bool = False) -> Path:
     """The model file that an index names: seen from the index's folder, else where it was when the index was made.
+
+    Args:
+        index: Names its model.
+        index_path: Where it lies.
+        references: The model that describes stored pictures, where that is another one than describes queries.
 
     Raises:
         InputError: In neither place.
     """
-    beside = (index_path.resolve().parent / index.model.relative).resolve()
-    absolute = Path(index.model.absolute)
+    model = index.references if references else index.model
+    if not model.absolute:
+        message = f"{index_path} does not say which model made it ({index.foreign}): give --model MODEL.onnx"
+        raise InputError(message)
+    beside = (index_path.resolve().parent / model.relative).resolve()
+    absolute = Path(model.absolute)
     for path in (beside, absolute):
         if path.is_file():
             return path
     message = (
         f"the model of {index_path} is neither at {beside} nor at {absolute}: "
-        f"say where it is with --model MODEL.onnx (fingerprint {index.model.fingerprint})"
+        f"say where it is with --model MODEL.onnx (fingerprint {model.fingerprint})"
     )
     raise InputError(message)

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TextIO
+from typing import TextIO
 
 import click
 
 from deepir.errors import InputError, OptionError
 from deepir.runtime.annotate import VideoWriter, annotate, check_video_path
 from deepir.runtime.backend import BackendOptions
+from deepir.runtime.decide import Decider, Deciding
 from deepir.runtime.frame import Frame, Source
+from deepir.runtime.index_watch import IndexWatch, reads_again_at_sighup
 from deepir.runtime.progress import StatusLine
-from deepir.runtime.recogniser import TOP_LABELS, Recogniser
+from deepir.runtime.recogniser import Judgement, Recogniser
 from deepir.runtime.run_report import NO_THRESHOLD, Tally, introduce, status_text, write_line
 from deepir.runtime.source import open_source
 
@@ -30,8 +32,8 @@ class RunOptions:
     source: str
     index_path: Path
     model: Path | None = None
-    threshold: float | Literal["auto"] = "auto"
-    topk: int = TOP_LABELS
+    judgement: Judgement = field(default_factory=Judgement)
+    deciding: Deciding = field(default_factory=Deciding)
     backend: BackendOptions = field(default_factory=BackendOptions)
     every: int = 1
     max_frames: int | None = None
@@ -50,16 +52,16 @@ class RunOptions:
 def run(options: RunOptions) -> Tally:
     """Recognise every chosen frame of the source; the errors are those of its parts.
 
-    SIGTERM ends it like the end of a file; Ctrl-C passes on after everything was closed.
+    SIGTERM ends it like the end of a file; Ctrl-C passes on after everything was closed. An index that another program
+    changes is read again in the background, at SIGHUP in any case, and no frame is missed.
     """
     with contextlib.ExitStack() as stack:
         recogniser = stack.enter_context(
             Recogniser.open(
                 options.index_path,
                 options.model,
-                threshold=options.threshold,
+                judgement=options.judgement,
                 options=options.backend,
-                top_labels=options.topk,
             )
         )
         source = stack.enter_context(open_source(options.source))
@@ -74,16 +76,30 @@ def run(options: RunOptions) -> Tally:
             introduce(recogniser, source, options.index_path)
         status = StatusLine(quiet=options.quiet)
         stack.callback(status.end)
+        watch = stack.enter_context(IndexWatch(options.index_path, recogniser.extractor.card).start())
+        stack.enter_context(reads_again_at_sighup(watch))
         stack.enter_context(_ends_at_sigterm())
+        decider = Decider(recogniser, options.deciding)
         for frame in _chosen(source, options):
-            recognition = recogniser(frame.image)
+            _take_new_index(watch, recogniser, quiet=options.quiet)
+            recognition, decision = decider(frame)
             tally.count(recognition)
             age = time.monotonic() - frame.captured
-            write_line(frame, recognition, age, lines)
+            write_line(frame, recognition, age, lines, decision)
             if video is not None:
                 video.write(annotate(frame.image, recognition))
             status.show(status_text(tally, recognition, age))
     return tally
+
+
+def _take_new_index(watch: IndexWatch, recogniser: Recogniser, *, quiet: bool) -> None:
+    fresh, trouble = watch.take(), watch.take_trouble()
+    if trouble:
+        click.echo(f"warning: the index before goes on answering: {trouble}", err=True)
+    if fresh is not None:
+        recogniser.index = fresh
+        if not quiet:
+            click.echo(f"index   read again: {len(fresh)} items, {len(fresh.labels)} labels", err=True)
 
 
 def _chosen(source: Source, options: RunOptions) -> Iterator[Frame]:

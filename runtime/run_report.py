@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import click
 
 from deepir.gate import verdict_text
+from deepir.runtime.decide import Decision
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.recogniser import Recogniser, Recognition
 
@@ -25,13 +26,14 @@ class Tally:
     """What came out so far."""
 
     matches: int = 0
+    ambiguous: int = 0
     unknown: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
     def frames(self) -> int:
         """Frames recognised."""
-        return self.matches + self.unknown
+        return self.matches + self.ambiguous + self.unknown
 
     @property
     def rate(self) -> float:
@@ -42,6 +44,8 @@ class Tally:
         """Take one more frame into account."""
         if recognition.status == "match":
             self.matches += 1
+        elif recognition.status == "ambiguous":
+            self.ambiguous += 1
         else:
             self.unknown += 1
 
@@ -50,13 +54,13 @@ class Tally:
         seconds = time.monotonic() - self.started
         return (
             f"{self.frames} frames in {seconds:.1f} s ({self.rate:.1f} frames per second): "
-            f"{self.matches} match, {self.unknown} unknown"
+            f"{self.matches} match, {self.ambiguous} ambiguous, {self.unknown} unknown"
         )
 
 
-def record(frame: Frame, recognition: Recognition, age: float) -> dict[str, Any]:
-    """The JSON object of one frame."""
-    return {
+def record(frame: Frame, recognition: Recognition, age: float, decision: Decision | None = None) -> dict[str, Any]:
+    """The JSON object of one frame; where several frames decide, `status` and `label` are what they decided."""
+    facts = {
         "frame": frame.number,
         "time": None if frame.time is None else round(frame.time, _DIGITS),
         "name": frame.name,
@@ -66,13 +70,21 @@ def record(frame: Frame, recognition: Recognition, age: float) -> dict[str, Any]
         "similarity": round(recognition.similarity, _DIGITS),
         "margin": None if recognition.margin is None else round(recognition.margin, _DIGITS),
         "topk": [[label, round(similarity, _DIGITS)] for label, similarity in recognition.top],
+        **({"candidates": recognition.candidates} if recognition.status == "ambiguous" else {}),
+        **({"metadata": dict(recognition.metadata)} if recognition.metadata else {}),
         "ms": {step: round(value, 2) for step, value in recognition.milliseconds.items()},
     }
+    if decision is None:
+        return facts
+    own = {"frame_status": recognition.status, "frame_label": recognition.label}
+    return {**facts, "status": decision.status, "label": decision.label, **own, "votes": [decision.votes, decision.of]}
 
 
-def write_line(frame: Frame, recognition: Recognition, age: float, lines: TextIO) -> None:
+def write_line(
+    frame: Frame, recognition: Recognition, age: float, lines: TextIO, decision: Decision | None = None
+) -> None:
     """One JSON line, sent off at once: whoever reads it acts on it."""
-    lines.write(json.dumps(record(frame, recognition, age)) + "\n")
+    lines.write(json.dumps(record(frame, recognition, age, decision)) + "\n")
     lines.flush()
 
 

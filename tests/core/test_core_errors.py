@@ -24,6 +24,7 @@ EXIT_CODES = {
     "SourceError": 7,
     "IndexFileError": 8,
     "IndexModelError": 8,
+    "IndexBusyError": 8,
     "MemoryLimitError": 9,
 }
 CLASSES = dict(inspect.getmembers(errors, lambda member: inspect.isclass(member) and issubclass(member, DeepIRError)))

@@ -62,6 +62,12 @@ def test_the_share_allowed_is_not_lost_to_binary_fractions(far: float, count: in
     assert found.false_accepts == pytest.approx(far)
 
 
+def test_a_share_just_below_one_keeps_one_unknown_query_out() -> None:
+    found = true_accepts_at(Answers(of(1), np.array([True]), of(0.1, 0.2, 0.3)), 1 - 1e-12)
+    assert found is not None
+    assert found.false_accepts == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_the_threshold_stays_above_in_both_precisions(kind: type) -> None:
     for value in (0.1, 0.7, -0.3, 0.0, 1.0):

@@ -138,7 +138,19 @@ def test_a_pair_with_two_similarities_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["a b:0.5", "\tb:0.5", "a\tb", "a\tb:", "a\t:0.5", "a\tb:x", "a\tb:nan", "a\tb:inf", "a\tb:1.5", "a\tb:85"],
+    [
+        "a b:0.5",
+        "\tb:0.5",
+        "a\tb",
+        "a\tb:",
+        "a\t:0.5",
+        "a\tb:x",
+        "a\tb:nan",
+        "a\tb:inf",
+        "a\tb:1.5",
+        "a\tb:-1.5",
+        "a\tb:85",
+    ],
 )
 def test_a_line_that_says_something_else_is_named_by_its_number(line: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mapped\.txt line 3: expected"):

@@ -13,7 +13,7 @@ from deepir.card import PixelType
 from deepir.distill.checkpoint import Model
 from deepir.distill.describe import describe
 from deepir.export.graph import build_onnx
-from deepir.runtime import DescriptorIndex, Extractor, Recogniser
+from deepir.runtime import Extractor, Index, Recogniser
 from deepir.runtime.backend import BackendOptions
 
 MakeModel = Callable[..., Model]
@@ -74,7 +74,7 @@ def test_the_recogniser_names_what_it_was_shown(exported: tuple[Model, Path], tm
     _, path = exported
     index_path = tmp_path / "shop.usearch"
     with Extractor.open(path) as extractor:
-        index = DescriptorIndex.create(extractor.card, path)
+        index = Index.create(extractor.card, path)
         for number, picture in enumerate(pictures()):
             index.add(f"thing {number}", extractor.describe([picture]), [f"{number}.png"])
         index.save(index_path)

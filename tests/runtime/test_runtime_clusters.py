@@ -115,8 +115,9 @@ def test_the_medoid_is_the_row_of_the_highest_mean_similarity(rng: np.random.Gen
 def test_rows_of_one_descriptor_are_never_parted(
     similarity: float, rng: np.random.Generator, unit_rows: UnitRows
 ) -> None:
-    rows_nd = unit_rows(rng, 3, 512)[[0, 1, 0, 2, 1, 0]]
-    assert [cluster.rows for cluster in find_clusters(rows_nd, similarity)] == [(0, 2, 5), (1, 4), (3,)]
+    rows_nd = unit_rows(rng, 50, 512)
+    doubled = [cluster.rows for cluster in find_clusters(np.concatenate([rows_nd, rows_nd[1:]]), similarity)]
+    assert doubled == [*((row, row + 49) for row in range(1, 50)), (0,)]
 
 
 def test_a_lowest_similarity_joins_everything(rng: np.random.Generator, unit_rows: UnitRows) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from deepir.image import read_image
 from deepir.runtime.extractor import Extractor
-from deepir.runtime.index import DescriptorIndex, Hit
+from deepir.runtime.index import Index
+from deepir.runtime.label_search import Hit
 from deepir.runtime.near import hits_at_least
 
 
@@ -38,7 +39,7 @@ def test_the_command_lists_what_a_search_of_everything_has_above_the_line(
     shop: Path, model: Path, catalogue: Path, deepir_index
 ) -> None:
     image = sorted(catalogue.rglob("*.png"))[0]
-    index = DescriptorIndex.open(shop)
+    index = Index.open(shop)
     with Extractor.open(model) as extractor:
         everything = index.search(extractor.describe([read_image(image)])[0], len(index))
     least = float(np.median([hit.similarity for hit in everything]))

@@ -9,7 +9,7 @@ import pytest
 from deepir.card import ModelCard
 from deepir.errors import IndexModelError, InputError, OptionError, ShapeError
 from deepir.image import Image
-from deepir.runtime import DescriptorIndex, Recogniser
+from deepir.runtime import Index, Recogniser
 
 Picture = Callable[..., Image]
 
@@ -39,14 +39,14 @@ def test_below_the_threshold_it_is_unknown(shop: Path, rng: np.random.Generator,
 
 
 def test_the_automatic_threshold_is_the_one_of_the_index(shop: Path) -> None:
-    threshold = DescriptorIndex.open(shop).threshold
+    threshold = Index.open(shop).threshold
     assert threshold is not None
     with Recogniser.open(shop) as recogniser:
         assert recogniser.threshold == threshold.value
 
 
 def test_with_one_label_all_is_a_match_without_a_margin(shop: Path, rng: np.random.Generator, picture: Picture) -> None:
-    index = DescriptorIndex.open(shop)
+    index = Index.open(shop)
     for colour in ("green", "blue", "yellow"):
         index.remove(colour)
     index.save(shop)
@@ -58,7 +58,7 @@ def test_with_one_label_all_is_a_match_without_a_margin(shop: Path, rng: np.rand
 def test_an_empty_index_knows_nothing(
     model: Path, tmp_path: Path, make_card: Callable[..., ModelCard], rng: np.random.Generator, picture: Picture
 ) -> None:
-    DescriptorIndex.create(make_card(), model).save(tmp_path / "empty.usearch")
+    Index.create(make_card(), model).save(tmp_path / "empty.usearch")
     with Recogniser.open(tmp_path / "empty.usearch") as recogniser:
         answer = recogniser(picture("red", rng))
     assert (answer.status, answer.similarity, answer.top) == ("unknown", 0.0, ())

@@ -1,0 +1,136 @@
+"""An index that another program changes is read again in the background, while the one before answers."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from deepir.card import ModelCard
+from deepir.errors import DeepIRError
+from deepir.runtime.index import Index
+from deepir.runtime.journal import journal_of
+
+INTERVAL = 1.0
+"""Seconds between two looks at the file."""
+
+_log = logging.getLogger(__name__)
+
+_State = tuple[tuple[int, int, int], ...]
+
+
+class IndexWatch:
+    """Looks at an index file and its journal, and reads them anew when they have changed.
+
+    What cannot be read, or was made by another model, is told by `trouble` and changes nothing: the index before goes
+    on answering.
+    """
+
+    def __init__(self, path: Path, card: ModelCard, *, interval: float = INTERVAL) -> None:
+        self._path = path
+        self._card = card
+        self._interval = interval
+        self._seen = _state(path)
+        self._lock = threading.Lock()
+        self._fresh: Index | None = None
+        self._trouble = ""
+        self._asked = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> "IndexWatch":
+        """Look once in every interval from now on."""
+        self._thread = threading.Thread(target=self._watch, name=f"deepir {self._path.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def ask(self) -> None:
+        """Read the file now, changed or not; returns at once."""
+        self._asked.set()
+
+    def take(self) -> Index | None:
+        """The index as it is now, once after each change; None when nothing changed."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, None
+        return fresh
+
+    def take_trouble(self) -> str:
+        """Why the file could not be read, once; empty when nothing went wrong."""
+        with self._lock:
+            trouble, self._trouble = self._trouble, ""
+        return trouble
+
+    def look(self, *, anyway: bool = False) -> None:
+        """Read the file if it, or its journal, is another one than at the last look."""
+        state = _state(self._path)
+        if state == self._seen and not anyway:
+            return
+        self._seen = state
+        try:
+            fresh = Index.open(self._path)
+            fresh.check_model(self._card)
+        except DeepIRError as error:
+            with self._lock:
+                self._trouble = str(error)
+            return
+        with self._lock:
+            self._fresh = fresh
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stopping = True
+        self._asked.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> "IndexWatch":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            asked = self._asked.wait(self._interval)
+            self._asked.clear()
+            if self._stopping:
+                return
+            try:
+                self.look(anyway=asked)
+            except Exception as error:  # whatever it is, the index before goes on answering, and the next look comes
+                _log.exception("looking at %s failed", self._path)
+                with self._lock:
+                    self._trouble = f"{self._path}: {error!r}"
+
+
+@contextlib.contextmanager
+def reads_again_at_sighup(watch: IndexWatch) -> Iterator[None]:
+    """Let SIGHUP ask the watch; only the main thread of a program may."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        watch.ask()
+
+    before = signal.signal(hangup, ask)
+    try:
+        yield
+    finally:
+        signal.signal(hangup, before)
+
+
+def _state(path: Path) -> _State:
+    """Inode, time and size of the index and its journal; a missing file has none."""
+    found = []
+    for file in (path, journal_of(path)):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(file)
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
