@@ -8,7 +8,7 @@ from typing import Any
 from deepir.errors import InputError, OptionError
 from deepir.holidays import is_holidays, read_holidays
 from deepir.image import Box, list_images
-from deepir.labels_csv import read_csv_set
+from deepir.labels_csv import read_csv_queries, read_csv_set
 from deepir.landmarks import landmark_layout, read_landmarks
 from deepir.retrieval_set import Query, RetrievalSet, as_box, scored_set
 from deepir.revisited import find_ground_truth, read_revisited
@@ -20,6 +20,7 @@ __all__ = [
     "Query",
     "RetrievalSet",
     "read_labelled_folder",
+    "read_labelled_queries",
     "read_picture_paths",
     "read_retrieval_sets",
     "read_training_images",
@@ -51,6 +52,17 @@ def read_labelled_folder(folder: Path) -> list[LabelledImage]:
         message = f"{loose} lies outside a label folder: expected {folder}/<label>/{loose.name}"
         raise InputError(message)
     return images
+
+
+def read_labelled_queries(source: Path) -> list[LabelledImage]:
+    """Pictures to search with: those of a folder for each label, or a CSV file with the columns image and label.
+
+    Raises:
+        InputError: Nothing there, not of either form, or pictures of it missing.
+    """
+    if source.is_file():
+        return [LabelledImage(path, label) for path, label in read_csv_queries(source)]
+    return read_labelled_folder(source)
 
 
 def read_retrieval_sets(source: Path, layout: str = "auto") -> dict[str, RetrievalSet]:

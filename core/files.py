@@ -2,14 +2,16 @@
 
 import hashlib
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepir.errors import InputError
 
 _CHUNK = 1 << 20
+_RANDOM = 4
 
 
 @contextmanager
@@ -19,21 +21,35 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: The folder does not exist or cannot be written.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM)}.part")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # not with tempfile: its files are for the owner alone, and asking for the umask to change that disturbs threads
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
         message = f"cannot write {path}: {error.strerror}; create the folder {path.parent} or choose another place"
         raise InputError(message) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         _flush(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed process left of `replacing(path)`; none may be at it now."""
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _RANDOM}}}\.part", name):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names of the files in it are on the disk, where the system can do that."""
+    # some network file systems cannot, nor can who may not list the folder; the files are in place with or without
+    with suppress(OSError):
+        _flush(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,9 +81,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -50,6 +50,21 @@ def read_csv_set(file: Path) -> dict[str, RetrievalSet]:
     return {file.stem: scored_set(file.stem, [row.image for row in database], queries, PROTOCOL)}
 
 
+def read_csv_queries(file: Path) -> list[tuple[Path, str]]:
+    """The pictures to search with and their labels, in order: those of the role query, all where no role is given.
+
+    Raises:
+        InputError: As `read_csv_set`, or there are none.
+    """
+    rows = list(_read_rows(file))
+    _refuse_missing_and_twice(file, rows)
+    queries = [(row.image, row.label) for row in rows if row.role != "database"]
+    if not queries:
+        message = f"{file} lists no picture to search with"
+        raise InputError(message)
+    return queries
+
+
 def _read_rows(file: Path) -> Iterator[_Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:

@@ -13,6 +13,7 @@ _EXTRA_OF_MODULE = {
     "cuda": "gpu",
     "pycuda": "gpu",
     "tensorrt_rtx_bindings": "rtx",
+    "faiss": "faiss",
 }
 _DEFAULT_EXTRA = "train"
 

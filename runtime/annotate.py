@@ -25,7 +25,7 @@ _DEFAULT_FPS = 10.0
 
 
 def annotate(image: Image, recognition: Recognition) -> Image:
-    """A copy with a frame and a line of text: green for a match, grey for unknown."""
+    """A copy with a frame and a line of text: green for a match, else grey."""
     cv2 = need("cv2")
     drawn: Image = image.copy()
     height, width = drawn.shape[:2]
@@ -33,7 +33,7 @@ def annotate(image: Image, recognition: Recognition) -> Image:
     colour = _GREEN if recognition.status == "match" else _GREY
     cv2.rectangle(drawn, (0, 0), (width - 1, height - 1), colour, max(2, height // 120))
     cv2.rectangle(drawn, (0, height - bar), (width - 1, height - 1), colour, cv2.FILLED)
-    text = f"{_plain(recognition.label or 'unknown')}  {recognition.similarity:.2f}"
+    text = f"{_plain(recognition.label or recognition.status)}  {recognition.similarity:.2f}"
     _write(drawn, text, (bar // 3, height - bar // 3), bar)
     return drawn
 

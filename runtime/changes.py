@@ -1,7 +1,7 @@
-"""What can happen to an index after it was built, each change as a line of JSON and bytes for the journal."""
+"""What can happen to an index after it was built, as lines of JSON, each with its bytes, for the journal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,8 +58,21 @@ def count_views(change: Change) -> int:
     return 1 if isinstance(change, Setting) else len(change.keys)
 
 
-def to_record(change: Change, codes: Codes) -> bytes:
-    """A change as bytes."""
+def to_record(changes: Sequence[Change], codes: Codes) -> bytes:
+    """Changes that happen together as bytes."""
+    return b"".join(_bytes_of(change, codes) for change in changes)
+
+
+def from_record(record: bytes, codes: Codes) -> list[Change]:
+    """Read what `to_record` wrote.
+
+    Raises:
+        IndexFileError: Not such bytes.
+    """
+    return list(_read(record, codes))
+
+
+def _bytes_of(change: Change, codes: Codes) -> bytes:
     if isinstance(change, Addition):
         head: dict[str, Any] = {
             "do": "add",
@@ -76,28 +89,33 @@ def to_record(change: Change, codes: Codes) -> bytes:
     return _line({"do": "set", **asdict(change)})
 
 
-def from_record(record: bytes, codes: Codes) -> Change:
-    """Read what `to_record` wrote.
-
-    Raises:
-        IndexFileError: Not such bytes.
-    """
-    line, _, rest = record.partition(_NEWLINE)
+def _read(record: bytes, codes: Codes) -> Iterator[Change]:
+    start = 0
     try:
-        fields: dict[str, Any] = json.loads(line)
-        kind = fields.pop("do")
-        if kind == "add":
-            return _addition(fields, rest, codes)
-        if kind == "remove":
-            return Removal(_keys(fields["keys"]))
-        if kind == "relabel":
-            return Relabelling(_keys(fields["keys"]), fields["label"])
-        if kind == "set":
-            threshold = fields.pop("threshold")
-            return Setting(threshold=None if threshold is None else Threshold(**threshold), **fields)
+        while start < len(record):
+            end = record.index(_NEWLINE, start)
+            fields: dict[str, Any] = json.loads(record[start:end])
+            start = end + len(_NEWLINE)
+            if fields["do"] == "add":
+                size = len(fields["sources"]) * codes.dim * codes.code_type.itemsize
+                yield _addition(fields, record[start : start + size], codes)
+                start += size
+            else:
+                yield _other(fields)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         message = f"a change cannot be read ({error!r})"
         raise IndexFileError(message) from error
+
+
+def _other(fields: dict[str, Any]) -> Change:
+    kind = fields.pop("do")
+    if kind == "remove":
+        return Removal(_keys(fields["keys"]))
+    if kind == "relabel":
+        return Relabelling(_keys(fields["keys"]), fields["label"])
+    if kind == "set":
+        threshold = fields.pop("threshold")
+        return Setting(threshold=None if threshold is None else Threshold(**threshold), **fields)
     message = f"it has a change {kind!r}, which this version does not know"
     raise IndexFileError(message)
 
@@ -114,7 +132,7 @@ def _addition(fields: Mapping[str, Any], content: bytes, codes: Codes) -> Additi
 
 
 def _keys(values: list[int]) -> Keys:
-    return np.asarray(values, dtype=np.uint64)
+    return np.asarray(list(values), dtype=np.uint64)
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:

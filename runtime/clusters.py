@@ -90,7 +90,10 @@ def _link(descriptors_md: Descriptors, least: float) -> Iterator[list[int]]:
     one without a neighbour of `least` or more stays as it is.
     """
     mean_mm = similarities(descriptors_md, descriptors_md)
-    np.fill_diagonal(mean_mm, -np.inf)
+    for row in range(len(mean_mm)):
+        # a product need not be the same to the last bit in both halves, and chains end only where it is
+        mean_mm[row:, row] = mean_mm[row, row:]
+        mean_mm[row, row] = -np.inf
     clusters = {row: [row] for row in range(len(descriptors_md))}
     chain: list[int] = []
     while clusters:

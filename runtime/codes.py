@@ -1,6 +1,6 @@
-"""How descriptors are stored: whole numbers of one scale (i8), 16 or 32 bits (f16, f32), or signs and i8 (b1)."""
+"""How descriptors are stored: as whole numbers (i8), as numbers of 16 or 32 bits (f16, f32), or by signs first (b1)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,14 +15,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 LARGEST_CODE = 127
 
-_FEWEST_VALUES = 4096
-"""Of fewer the far end of the distribution is not known: then the scale is the one of a normal distribution."""
-
-_FAR_END = 0.9999
-"""Share of the values that keep their size; what is larger is cut to the largest code."""
-
-_NORMAL_END = 4.0
-"""The same end in standard deviations of a normal distribution, nearly."""
+_NO_VALUE = 1e-30
 
 CodeArray = NDArray[Any]
 """(N, D) int8, float16 or float32; of b1 the int8 codes from which the signs are taken."""
@@ -33,48 +26,34 @@ class Codes:
     """The form in which an index stores descriptors of `dim` values.
 
     Attributes:
-        dtype: i8 multiplies by `scale`, rounds and cuts to -127..127 (one scale for all values of all descriptors,
-            because usearch's own cast uses an eighth of the range, field.md 4.3 and retrieval.md 0.5); b1 stores such
-            codes too, and searches by their signs first.
+        dtype: i8 scales each descriptor so that its largest value becomes 127 or -127, and rounds: cosines need no
+            scale back. usearch's own cast uses half of the range or less (retrieval.md 0.5), and one scale for all
+            descriptors finds fewer true neighbours than one for each (docs/benchmarks.md). b1 stores such codes too,
+            and searches by their signs first.
         dim: Values of a descriptor.
-        scale: Codes for a value of 1; 1 where dtype is f16 or f32.
 
     Raises:
-        OptionError: No such dtype, or values out of range.
+        OptionError: No such dtype, or no values.
     """
 
     dtype: Dtype
     dim: int
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             message = f"an index stores descriptors as one of {', '.join(DTYPES)}, got {self.dtype!r}"
             raise OptionError(message)
-        if self.dim < 1 or not np.isfinite(self.scale) or self.scale <= 0:
-            message = f"codes need a dim of 1 or more and a positive scale, got {self.dim} and {self.scale}"
+        if self.dim < 1:
+            message = f"a descriptor has one value or more, got {self.dim}"
             raise OptionError(message)
 
-    @property
-    def whole(self) -> bool:
-        """Whether the codes are whole numbers."""
-        return self.dtype in {"i8", "b1"}
-
-    def fitted(self, descriptors_nd: Descriptors) -> "Codes":
-        """The same form with the scale that suits these descriptors (N, D) of length 1."""
-        if not self.whole:
-            return self
-        end = _NORMAL_END / np.sqrt(self.dim)
-        if descriptors_nd.size >= _FEWEST_VALUES:
-            end = float(np.quantile(np.abs(descriptors_nd), _FAR_END))
-        return replace(self, scale=LARGEST_CODE / max(float(end), 1e-6))
-
     def encode(self, descriptors_nd: Descriptors) -> CodeArray:
-        """The codes (N, D) of descriptors."""
-        if self.whole:
-            scaled = np.rint(descriptors_nd * np.float32(self.scale))
-            return np.clip(scaled, -LARGEST_CODE, LARGEST_CODE).astype(np.int8)
-        return descriptors_nd.astype(np.float16 if self.dtype == "f16" else np.float32)
+        """The codes (N, D) of descriptors, row by row; a row of zeros stays one."""
+        if self.dtype in {"f16", "f32"}:
+            return descriptors_nd.astype(np.float16 if self.dtype == "f16" else np.float32)
+        largest_n1 = np.abs(descriptors_nd).max(axis=-1, keepdims=True, initial=_NO_VALUE)
+        codes_nd: CodeArray = np.rint(descriptors_nd * (np.float32(LARGEST_CODE) / largest_n1)).astype(np.int8)
+        return codes_nd
 
     def decode(self, codes_nd: CodeArray) -> Descriptors:
         """Descriptors (N, D) of length 1 from codes."""
@@ -84,6 +63,13 @@ class Codes:
     def code_type(self) -> np.dtype[Any]:
         """The type of a code as it is kept in a journal."""
         return np.dtype({"i8": "<i1", "b1": "<i1", "f16": "<f2", "f32": "<f4"}[self.dtype])
+
+    @property
+    def searched_bytes(self) -> int:
+        """Bytes of a descriptor that a comparison reads."""
+        if self.dtype == "b1":
+            return (self.dim + 7) // 8
+        return self.dim * self.code_type.itemsize
 
 
 def signs(codes_nd: CodeArray) -> NDArray[np.uint8]:

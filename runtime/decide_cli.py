@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from deepir.errors import OptionError
 from deepir.runtime.decide import Deciding
 from deepir.runtime.place_hits import RADIUS, SamePlace
 from deepir.runtime.place_sequence import LENGTH, NEEDED, SequenceRule
@@ -33,12 +34,20 @@ def deciding_options(command: _C) -> _C:
 
 
 def read_deciding(options: dict[str, Any]) -> Deciding:
-    """Take the values of these options out of a command's options."""
+    """Take the values of these options out of a command's options.
+
+    Raises:
+        OptionError: Values that contradict each other or cannot be.
+    """
     vote, exclude, length = options.pop("vote"), options.pop("exclude_last"), options.pop("seq")
+    mode, radius = options.pop("mode"), options.pop("radius")
+    if mode == "item" and (exclude is not None or length is not None or radius != RADIUS):
+        message = "--exclude-last, --seq and --radius say how places are recognised: give --mode place with them"
+        raise OptionError(message)
     rule = SequenceRule() if length is None else SequenceRule(length=length, needed=-(-length * NEEDED // LENGTH))
     places = PlaceOptions(
-        same=SamePlace(radius=options.pop("radius")),
+        same=SamePlace(radius=radius),
         sequence=rule,
         exclude=None if exclude is None else RecentPast.parse(exclude),
     )
-    return Deciding(mode=options.pop("mode"), vote=None if vote is None else Vote.parse(vote), places=places)
+    return Deciding(mode=mode, vote=None if vote is None else Vote.parse(vote), places=places)

@@ -1,4 +1,4 @@
-"""Descriptors of an index that was never saved: kept as they are until all are known and their codes can be chosen."""
+"""Descriptors of an index that was never saved: kept as they are until it is, so that what their codes cost can be measured."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,8 @@ class FloatStore:
         return most_similar(self.keys, self._joined() @ query_1d, count)
 
     def stored(self, codes: Codes) -> DescriptorStore:
-        """The descriptors in the form of an index file, with the scale that suits them."""
-        store = DescriptorStore.empty(codes.fitted(self._joined()))
+        """The descriptors in the form of an index file."""
+        store = DescriptorStore.empty(codes, len(self))
         for start in range(0, len(self), _CHUNK):
             part = slice(start, start + _CHUNK)
             store.add(self.keys[part], store.codes.encode(self._joined()[part]))

@@ -152,8 +152,7 @@ class Index(ReadableIndex):
         """
         with self._lock:
             changes = self._contents.relabellings(what, label)
-            for change in changes:
-                self._change(change)
+            self._change(*changes)
             return sum(len(change.keys) for change in changes)
 
     def set(self, *, threshold: Threshold | None = None, far: float | None = None, margin: float | None = None) -> None:
@@ -231,9 +230,15 @@ class Index(ReadableIndex):
             message = f"an index {what} before the first item is added, this one has {len(self)}: build it anew"
             raise OptionError(message)
 
-    def _change(self, change: Change) -> None:
-        self._home.record(change, self._contents)
-        self._contents.apply(change)
+    def _change(self, *changes: Change) -> None:
+        self._home.record(changes, self._contents)
+        try:
+            for change in changes:
+                self._contents.apply(change)
+        except BaseException:
+            # the disk knows more than the memory now (after Ctrl-C, say), so that what came next would not fit
+            self._home.close()
+            raise
 
 
 def reference_to(card: ModelCard, model_path: Path | str) -> ModelReference:

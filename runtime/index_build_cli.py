@@ -151,7 +151,7 @@ def _enrolment(index_path: Path, options: dict[str, Any], side: int | None = Non
         index_path=index_path,
         keep_all=options["keep_all"],
         skip_unreadable=options["skip_unreadable"],
-        thumbnails=options["thumbnails"] or side,
+        thumbnails=side if options["thumbnails"] is None else options["thumbnails"],
         metadata=read_metadata(options["metadata"]),
     )
 

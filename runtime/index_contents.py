@@ -131,7 +131,7 @@ class Contents:
         """The changes that give a label, a branch or views another label; a branch keeps what is below it.
 
         Raises:
-            InputError: There is nothing of the kind, a label that cannot be one, or a branch that should become a label.
+            InputError: There is nothing of the kind, no label, or a branch that should become one.
         """
         selection = parse_selection(what) if isinstance(what, str) else None
         if not isinstance(selection, Branch):
@@ -142,12 +142,11 @@ class Contents:
             raise InputError(message)
         old = [name for name in self.items.counts() if selection.holds(name)]
         self.selected(str(what))
-        return [
-            Relabelling(self.items.keys_of(name), check_label(target.label + name[len(selection.label) :])) for name in old
-        ]
+        new = [check_label(target.label + name[len(selection.label) :]) for name in old]
+        return [Relabelling(self.items.keys_of(name), label) for name, label in zip(old, new, strict=True)]
 
     def settled(self) -> DescriptorStore:
-        """The codes as a file holds them; descriptors that were kept as they are get theirs, and the cost is measured."""
+        """The codes as a file holds them; descriptors that were kept as they are get theirs, and it is measured."""
         if isinstance(self.store, FloatStore):
             store = self.store.stored(self.footer.codes)
             value, queries = self.store.recall_of(store)
@@ -155,7 +154,7 @@ class Contents:
             self.footer = replace(self.footer, codes=store.codes, recall=recall, removed=0)
             self.store = store
             return store
-        if self.footer.removed and len(self.items) <= _CHEAP:
+        if self.store.outgrown or (self.footer.removed and len(self.items) <= _CHEAP):
             self.compact()
         return self.store
 

@@ -2,24 +2,22 @@
 
     usearch's own bytes | sections | footer, JSON | its length, u64 | SHA-256 | magic
 
-usearch ignores what follows its own bytes, so the file opens in any program that reads usearch files. The SHA-256 is that
-of the SHA-256 of each 4 MiB before it, one after the other, so that several cores check a large file.
+usearch ignores what follows its own bytes, so the file opens in any program that reads usearch files. The SHA-256 is
+that of the SHA-256 of each 4 MiB before it, one after the other, so that several cores check a large file.
 """
 
 import hashlib
-import json
 import mmap
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepir.errors import IndexFileError, InputError
-from deepir.files import replacing
+from deepir.files import remove_leftovers, replacing
 from deepir.reading import default_workers
 from deepir.runtime.index_footer import Footer
 
@@ -30,17 +28,21 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _TRAILER_SIZE = _LENGTH.size + _DIGEST_SIZE + len(_MAGIC)
 _CHUNK = 4 << 20
 
+LARGE = 64 << 20
+"""Smaller files are read into memory, so that even a program that writes over the file in place disturbs nobody."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
     """The parts of a file whose checksum is right.
 
     Attributes:
-        usearch: The bytes for usearch, in the mapping of the file.
+        usearch: The bytes for usearch.
         footer: What deepir knows of them.
         sections: Further bytes by name.
         digest: Hex, names this very state of the index.
         identity: Device and inode of the file.
+        mapped: Whether `usearch` and `sections` lie in a mapping of the file, or else in memory.
     """
 
     usearch: memoryview
@@ -48,6 +50,7 @@ class Opened:
     sections: Mapping[str, memoryview]
     digest: str
     identity: tuple[int, int]
+    mapped: bool
 
 
 class NoFooterError(IndexFileError):
@@ -62,25 +65,22 @@ def backup_of(path: Path) -> Path:
 def write_index(path: Path, usearch_bytes: bytes | bytearray, sections: Mapping[str, bytes], footer: Footer) -> str:
     """Replace the file, whole or not at all, and give its digest; the generation before it becomes `<name>.bak`.
 
+    Nobody else may write it meanwhile (see `deepir.runtime.index_lock`).
+
     Raises:
-        InputError: The folder does not exist or cannot be written.
+        InputError: The folder does not exist or cannot be written, or the disk is full; then nothing changed.
     """
     sizes = {name: len(content) for name, content in sections.items()}
     text = replace(footer, sections=sizes).to_json().encode()
-    digest = _TreeHash()
-    with replacing(path) as temporary:
-        with temporary.open("wb") as stream:
-            for part in (usearch_bytes, *sections.values(), text, _LENGTH.pack(len(text))):
-                digest.update(part)
-                stream.write(part)
-            stream.write(digest.digest() + _MAGIC)
-        if path.exists():
-            _keep(path)
-    return digest.digest().hex()
+    try:
+        return _replace(path, (usearch_bytes, *sections.values(), text, _LENGTH.pack(len(text))))
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror}; what was there stays: make room or choose another place"
+        raise InputError(message) from error
 
 
 def read_index(path: Path) -> Opened:
-    """The parts of a file, mapped into memory; nothing is believed before the checksum is right.
+    """The parts of a file, the ones of a large file mapped; nothing is believed before the checksum is right.
 
     Who replaces the file later does not disturb the mapping.
 
@@ -89,7 +89,7 @@ def read_index(path: Path) -> Opened:
         NoFooterError: Written by another program, or cut short.
         IndexFileError: Damaged, or of another version of deepir.
     """
-    content, identity = map_file(path)
+    content, identity = file_bytes(path)
     try:
         return _split(content, identity)
     except NoFooterError:
@@ -110,8 +110,8 @@ def stated_digest(path: Path) -> str:
     return trailer[:_DIGEST_SIZE].hex() if trailer[_DIGEST_SIZE:] == _MAGIC else ""
 
 
-def map_file(path: Path) -> tuple[memoryview, tuple[int, int]]:
-    """The bytes of a file, mapped, with its device and inode.
+def file_bytes(path: Path) -> tuple[memoryview, tuple[int, int]]:
+    """The bytes of a file, of a large one as a mapping, with its device and inode.
 
     Raises:
         InputError: Missing, unreadable, or a folder.
@@ -119,12 +119,13 @@ def map_file(path: Path) -> tuple[memoryview, tuple[int, int]]:
     try:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
+            large = status.st_size > LARGE
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if large else stream.read()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         message = f"cannot read the index {path}: {reason}"
         raise InputError(message) from error
-    return memoryview(mapped), (status.st_dev, status.st_ino)
+    return memoryview(content), (status.st_dev, status.st_ino)
 
 
 def unusable(path: Path, reason: Exception | str) -> IndexFileError:
@@ -137,17 +138,41 @@ def unusable(path: Path, reason: Exception | str) -> IndexFileError:
     )
 
 
+def _replace(path: Path, parts: Sequence[bytes | bytearray]) -> str:
+    digest = _TreeHash()
+    for written in (path, backup_of(path)):
+        remove_leftovers(written)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as stream:
+            for part in parts:
+                digest.update(part)
+                stream.write(part)
+            stream.write(digest.digest() + _MAGIC)
+            stream.flush()
+            # on the disk first: what fails until here leaves `<name>.bak` as it was
+            os.fsync(stream.fileno())
+        if path.exists():
+            _keep(path)
+    return digest.digest().hex()
+
+
 def _keep(path: Path) -> None:
     """Let `<name>.bak` be what the file is now."""
-    with replacing(backup_of(path)) as older:
-        older.unlink()
-        try:
-            # a second name for the same bytes, which nobody changes: the file itself is replaced, never written to
-            os.link(path, older)
-        except OSError:
-            with suppress(FileNotFoundError):
-                older.unlink()
-            shutil.copyfile(path, older)
+    backup = backup_of(path)
+    second = path.with_name(f".{backup.name}.link")
+    second.unlink(missing_ok=True)
+    try:
+        # a second name for the same bytes, which nobody changes: the file itself is replaced, never written to
+        os.link(path, second)
+    except OSError:
+        with replacing(backup) as copy:
+            shutil.copyfile(path, copy)
+        return
+    try:
+        os.replace(second, backup)
+    finally:
+        # renaming does nothing where both are names of the same file already
+        second.unlink(missing_ok=True)
 
 
 def _split(content: memoryview, identity: tuple[int, int]) -> Opened:
@@ -156,7 +181,7 @@ def _split(content: memoryview, identity: tuple[int, int]) -> Opened:
         if magic in _OLDER_MAGICS:
             message = "an earlier version of deepir wrote it, and this one reads only its own form"
             raise IndexFileError(message)
-        message = "it has no deepir footer (cut short, or written by another program)"
+        message = "it has no deepir footer (cut short, lengthened, or written by another program)"
         raise NoFooterError(message)
     hashed = len(content) - len(_MAGIC) - _DIGEST_SIZE
     digest = _tree_hash(content[:hashed])
@@ -170,7 +195,7 @@ def _split(content: memoryview, identity: tuple[int, int]) -> Opened:
         raise IndexFileError(message)
     footer = Footer.from_json(str(content[end - length : end], "utf-8"))
     usearch, sections = _cut(content[: end - length], footer.sections)
-    return Opened(usearch, footer, sections, digest.hex(), identity)
+    return Opened(usearch, footer, sections, digest.hex(), identity, isinstance(content.obj, mmap.mmap))
 
 
 def _cut(content: memoryview, sizes: Mapping[str, int]) -> tuple[memoryview, dict[str, memoryview]]:
@@ -195,7 +220,7 @@ class _TreeHash:
 
     def update(self, content: bytes | bytearray | memoryview) -> None:
         rest = memoryview(content)
-        while len(rest):
+        while rest:
             part, rest = rest[: self._room], rest[self._room :]
             self._chunk.update(part)
             self._room -= len(part)

@@ -61,6 +61,7 @@ class Footer:
         margin: See MARGIN.
         generation: Grows by one with each save.
         previous: Digest of the generation before; empty in the first.
+        absorbed: Names the state of its journal, whose changes are in this generation; empty where it had none.
         whitening: What the model's descriptors go through before they are stored or compared; None for nothing.
         recall: None where there were too few views to measure it.
         removed: Views that were removed and whose values are still in the bytes of usearch.
@@ -78,6 +79,7 @@ class Footer:
     usearch: str = ""
     generation: int = 0
     previous: str = ""
+    absorbed: str = ""
     whitening: WhiteningNote | None = None
     recall: Recall | None = None
     removed: int = 0

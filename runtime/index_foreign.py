@@ -15,7 +15,7 @@ from deepir.runtime.codes import Codes, Dtype
 from deepir.runtime.index_file import unusable
 from deepir.runtime.index_footer import Footer, ModelReference
 from deepir.runtime.items import ItemTable
-from deepir.runtime.store import DescriptorStore
+from deepir.runtime.store import DescriptorStore, is_usearch
 
 NOT_OURS = ModelReference("unknown", "", "", "")
 """Stands for the model of an index that does not say which it is."""
@@ -37,7 +37,7 @@ def probe(path: Path) -> dict[str, Any]:
     """
     words = [sys.executable, "-m", _PROBE, str(path)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_SECONDS)  # noqa: S603 our own words, no shell
     except subprocess.TimeoutExpired as error:
         raise unusable(path, f"usearch did not finish reading it within {_SECONDS} seconds") from error
     if done.returncode < 0:
@@ -56,19 +56,19 @@ def open_foreign(path: Path, content: memoryview) -> tuple[Footer, ItemTable, De
     Raises:
         IndexFileError: Not a whole usearch file, or none of descriptors that are compared by their cosine.
     """
+    if not is_usearch(content):
+        raise unusable(path, "it is not a usearch file, or cut short among its vectors")
     facts = probe(path)
     whole = bytes(content)
     if facts["sha256"] != hashlib.sha256(whole).hexdigest():
         raise unusable(path, "another program writes over it at this moment")
     if facts["bytes"] != len(content):
-        reason = f"behind the {facts['bytes']} bytes of usearch stand {len(content) - facts['bytes']} that nobody explains"
-        raise unusable(path, f"{reason}: an index of deepir that was cut short?")
+        reason = f"usearch explains {facts['bytes']} of its bytes"
+        raise unusable(path, f"{reason}: cut short, or lengthened, by another program?")
     if facts["metric"] not in {"cos", "ip"} or facts["dtype"] not in _DTYPES:
         reason = f"it compares {facts['dtype']} values by {facts['metric']}"
         raise unusable(path, f"{reason}, and only f32, f16 and i8 by cosine are read")
     codes = Codes(_DTYPES[facts["dtype"]], facts["dim"])
-    if codes.whole:
-        codes = codes.fitted(np.empty((0, codes.dim), np.float32))
     try:
         store = DescriptorStore.restore(memoryview(whole), codes, mapped=False)
     except IndexFileError as error:

@@ -1,18 +1,20 @@
 """Where an index lives: in memory alone, read from a file, or bound to a file and its journal, which it may change."""
 
 import os
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from deepir.errors import IndexFileError, OptionError
+from deepir.errors import IndexFileError, InputError, OptionError
+from deepir.files import flush_folder
 from deepir.runtime.changes import Change, count_views, to_record
 from deepir.runtime.index_contents import Contents
 from deepir.runtime.index_file import backup_of, stated_digest, write_index
 from deepir.runtime.index_footer import ModelReference
 from deepir.runtime.index_load import Loaded, load_index
 from deepir.runtime.index_lock import IndexLock
-from deepir.runtime.journal import Journal, journal_of
+from deepir.runtime.journal import NEW, Journal, Place, journal_of, read_journal
 
 
 class Home:
@@ -35,21 +37,22 @@ class Home:
     @classmethod
     def open(cls, path: Path, *, write: bool, wait: float) -> tuple["Home", Contents]:
         """Read a file and its journal; the errors are those of `Index.open`."""
+        path = _real(path)
         with ExitStack() as stack:
             lock = stack.enter_context(IndexLock(path, wait)) if write else None
             loaded = load_index(path, write=write)
             home = cls(path, loaded.digest, loaded.foreign)
+            contents = Contents(loaded.footer, loaded.items, loaded.store, loaded.whitening)
+            for change in loaded.changes:
+                contents.apply(change)
+            home.pending = sum(map(count_views, loaded.changes))
             if lock is not None:
                 home._bind(lock, loaded)
                 stack.pop_all()
-        contents = Contents(loaded.footer, loaded.items, loaded.store, loaded.whitening)
-        for change in loaded.changes:
-            contents.apply(change)
-        home.pending = sum(map(count_views, loaded.changes))
         return home, contents
 
-    def record(self, change: Change, contents: Contents) -> None:
-        """Put a change on the disk before it happens; nothing of the kind for an index in memory.
+    def record(self, changes: Sequence[Change], contents: Contents) -> None:
+        """Put changes on the disk, all or none, before they happen; nothing of the kind for an index in memory.
 
         Raises:
             OptionError: The index was opened only for reading.
@@ -59,8 +62,8 @@ class Home:
             message = f"{self.path} was opened for reading: open it with write=True to change it"
             raise OptionError(message)
         if self._journal is not None:
-            self._journal.append(to_record(change, contents.footer.codes))
-            self.pending += count_views(change)
+            self._journal.append(to_record(changes, contents.footer.codes))
+            self.pending += sum(map(count_views, changes))
 
     def save(self, contents: Contents, path: Path | None) -> None:
         """Write the contents to a file; the errors are those of `Index.save`."""
@@ -68,6 +71,7 @@ class Home:
         if target is None:
             message = "this index was never saved: say where to"
             raise OptionError(message)
+        target = _real(target)
         own = self.path is not None and target.resolve() == self.path.resolve()
         if own and self._reading and self._journal is None:
             message = f"{target} was opened for reading: open it with write=True to change it"
@@ -75,16 +79,15 @@ class Home:
         with ExitStack() as stack:
             if self._lock is None or not own:
                 stack.enter_context(IndexLock(target))
-            before = stated_digest(target)
-            if own and self._journal is None and target.exists() and before != self._digest:
+            absorbed = self._journal.place if own and self._journal is not None else _place_of(target)
+            changed = stated_digest(target) != self._digest or (self._journal is None and str(absorbed))
+            if own and target.exists() and changed:
                 message = (
-                    f"{target} was written by another program since this index was saved there: open it again with "
+                    f"{target} was changed by another program since this index was read or saved: open it again with "
                     "write=True and repeat the change"
                 )
                 raise IndexFileError(message)
-            digest = self._write(contents, target, before)
-        if own or self.path is None:
-            self.path, self._digest, self.pending = target, digest, 0
+            self._write(contents, target, absorbed, own=own or self.path is None)
 
     def forget_past(self) -> None:
         """Delete the generation before, and its journal."""
@@ -92,6 +95,7 @@ class Home:
             backup = backup_of(self.path)
             for past in (backup, journal_of(backup)):
                 past.unlink(missing_ok=True)
+            flush_folder(self.path.parent)
 
     def close(self) -> None:
         """Give the lock back; an index in memory or for reading has none."""
@@ -107,34 +111,51 @@ class Home:
         self._lock = lock
         if loaded.stale:
             put_journal_aside(path)
-        self._journal = Journal(journal_of(path), loaded.digest, loaded.journal_end)
+        self._journal = Journal(journal_of(path), loaded.digest, loaded.place)
 
-    def _write(self, contents: Contents, target: Path, before: str) -> str:
+    def _write(self, contents: Contents, target: Path, absorbed: Place, *, own: bool) -> None:
         usearch, sections, footer = contents.parts()
         footer = replace(
             footer,
             model=_beside(footer.model, target),
             references=None if footer.references is None else _beside(footer.references, target),
             generation=footer.generation + 1,
-            previous=before,
+            previous=stated_digest(target),
+            absorbed=str(absorbed),
         )
         digest = write_index(target, usearch, sections, footer)
-        contents.footer = footer
+        if own:
+            contents.footer = footer
+            self.path, self._digest, self.pending = target, digest, 0
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = Journal(journal_of(target), digest)
         put_journal_aside(target)
-        if self._journal is not None and self.path is not None and target.resolve() == self.path.resolve():
-            self._journal.close()
-            self._journal = Journal(journal_of(target), digest, 0)
-        return digest
+
+
+def _real(path: Path) -> Path:
+    """Where a link leads: the journal, the lock and the generation before lie beside the file itself."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _place_of(path: Path) -> Place:
+    """The end of the journal of an index; NEW where none can be read."""
+    try:
+        return read_journal(journal_of(path)).place
+    except (InputError, IndexFileError):
+        return NEW
 
 
 def put_journal_aside(path: Path) -> None:
     """Let the journal of an index that was just replaced be that of the generation before."""
     journal, aside = journal_of(path), journal_of(backup_of(path))
-    if journal.exists():
+    try:
         os.replace(journal, aside)
-    else:
-        with suppress(FileNotFoundError):
-            aside.unlink()
+    except FileNotFoundError:
+        aside.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"wrote {path}, but cannot rename {journal} to {aside.name}: {error.strerror}; rename it"
+        raise InputError(message) from error
 
 
 def _beside(model: ModelReference, target: Path) -> ModelReference:

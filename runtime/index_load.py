@@ -7,16 +7,13 @@ from pathlib import Path
 
 from deepir.errors import IndexFileError, InputError
 from deepir.runtime.changes import Change, from_record
-from deepir.runtime.index_file import NoFooterError, Opened, map_file, read_index, unusable
+from deepir.runtime.index_file import NoFooterError, Opened, file_bytes, read_index, unusable
 from deepir.runtime.index_footer import Footer
 from deepir.runtime.index_foreign import open_foreign
 from deepir.runtime.index_whitening import IndexWhitening
 from deepir.runtime.items import ItemTable
-from deepir.runtime.journal import journal_of, read_journal
+from deepir.runtime.journal import NEW, Place, Recorded, journal_of, read_journal
 from deepir.runtime.store import DescriptorStore, is_marked
-
-_LARGE = 64 << 20
-"""Smaller files are read into memory, so that even a program that writes over the file in place disturbs nobody."""
 
 _TRIES = 20
 
@@ -28,7 +25,7 @@ class Loaded:
     Attributes:
         changes: Of the journal, in order; they are not in `items` and `store` yet.
         digest: Of the file; the journal continues it.
-        journal_end: Where the next record of the journal goes; 0 where a new one begins.
+        place: Where the next record of the journal goes; NEW where a new journal begins.
         stale: Whether the journal is that of the generation before, so that its changes are in the file.
         foreign: Why nothing is known of the descriptors; empty for an index of deepir.
     """
@@ -39,7 +36,7 @@ class Loaded:
     whitening: IndexWhitening | None
     changes: list[Change]
     digest: str
-    journal_end: int
+    place: Place = NEW
     stale: bool = False
     foreign: str = ""
 
@@ -56,21 +53,22 @@ def load_index(path: Path, *, write: bool) -> Loaded:
             opened = read_index(path)
         except NoFooterError as error:
             return _load_foreign(path, error, write=write)
-        continues, records, end = read_journal(journal_of(path))
+        recorded = read_journal(journal_of(path))
         if _identity(path) != opened.identity:
             # a writer replaced the file meanwhile, and the journal may be of the new one
             continue
         # then a writer was killed after it had replaced the index and before it had put the journal aside
-        stale = continues == opened.footer.previous != ""
-        if records and continues != opened.digest and not stale:
+        absorbed = opened.footer.previous, opened.footer.absorbed
+        stale = bool(recorded.continues) and (recorded.continues, str(recorded.place)) == absorbed
+        if recorded.records and recorded.continues != opened.digest and not stale:
             message = (
-                f"{journal_of(path)} holds {len(records)} changes of another state of {path}: was one of the two files "
-                f"copied without the other? deepir-index repair {path} puts the journal aside"
+                f"{journal_of(path)} holds {len(recorded.records)} changes of another state of {path}: was one of the "
+                f"two files copied without the other? deepir-index repair {path} puts the journal aside"
             )
             raise IndexFileError(message)
-        if continues != opened.digest:
-            records, end = [], 0
-        return replace(_assemble(path, opened, records, end, write=write), stale=stale)
+        if recorded.continues != opened.digest:
+            recorded = Recorded()
+        return replace(_assemble(path, opened, recorded, write=write), stale=stale)
     message = f"{path} was replaced {_TRIES} times while it was read: stop the program that writes it all the time"
     raise IndexFileError(message)
 
@@ -84,23 +82,23 @@ def read_contents(opened: Opened, *, mapped: bool) -> tuple[ItemTable, Descripto
     sections, footer = opened.sections, opened.footer
     items = ItemTable.from_sections(sections)
     exact = sections.get("exact_codes")
-    store = DescriptorStore.restore(
-        opened.usearch, footer.codes, mapped=mapped, exact_codes=exact if mapped or exact is None else memoryview(bytes(exact))
-    )
+    if exact is not None and not mapped:
+        exact = memoryview(bytes(exact))
+    store = DescriptorStore.restore(opened.usearch, footer.codes, mapped=mapped, exact_codes=exact)
     if len(store) != len(items):
         message = f"it holds {len(store)} descriptors and a list of {len(items)}"
         raise IndexFileError(message)
     return items, store, _whitening(footer, sections)
 
 
-def _assemble(path: Path, opened: Opened, records: list[bytes], end: int, *, write: bool) -> Loaded:
+def _assemble(path: Path, opened: Opened, recorded: Recorded, *, write: bool) -> Loaded:
     try:
-        changes = [from_record(record, opened.footer.codes) for record in records]
-        mapped = not write and not changes and len(opened.usearch) > _LARGE
+        changes = [change for record in recorded.records for change in from_record(record, opened.footer.codes)]
+        mapped = not write and not changes and opened.mapped
         items, store, whitening = read_contents(opened, mapped=mapped)
     except IndexFileError as error:
         raise unusable(path, error) from error
-    return Loaded(opened.footer, items, store, whitening, changes, opened.digest, end)
+    return Loaded(opened.footer, items, store, whitening, changes, opened.digest, recorded.place)
 
 
 def _whitening(footer: Footer, sections: Mapping[str, memoryview]) -> IndexWhitening | None:
@@ -117,11 +115,11 @@ def _load_foreign(path: Path, error: NoFooterError, *, write: bool) -> Loaded:
     if write:
         message = f"{error}; what other programs wrote is only read: make an index of your own with deepir-index import"
         raise unusable(path, message) from error
-    content, _ = map_file(path)
+    content, _ = file_bytes(path)
     if is_marked(content):
-        raise unusable(path, "it was cut short: what deepir wrote behind the descriptors is missing") from error
+        raise unusable(path, "what deepir wrote behind the descriptors is cut short or damaged") from error
     footer, items, store = open_foreign(path, content)
-    return Loaded(footer, items, store, None, [], "", 0, foreign=str(error))
+    return Loaded(footer, items, store, None, [], "", foreign=str(error))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 import os
 import time
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
@@ -27,19 +29,22 @@ class IndexLock:
     def __init__(self, path: Path, wait: float = WAIT) -> None:
         self.index = path
         # a file of its own: the index itself is replaced, and a lock on a replaced file locks nothing
-        self._path = path.with_name(f".{path.name}.lock")
+        lock = path.with_name(f".{path.name}.lock")
         try:
-            self._handle: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            # an object, so that an index that is dropped without `close` gives the lock back
+            self._file = FileIO(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         except OSError as error:
-            message = f"cannot write {self._path}: {error.strerror}; an index can be changed only where files can be written"
+            message = f"cannot write {lock}: {error.strerror}; an index can be changed only where files can be written"
             raise InputError(message) from error
-        self._take(path, time.monotonic() + wait, wait)
+        try:
+            self._take(time.monotonic() + wait, wait)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give it back."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        self._file.close()
 
     def __enter__(self) -> "IndexLock":
         return self
@@ -49,25 +54,34 @@ class IndexLock:
     ) -> None:
         self.close()
 
-    def _take(self, path: Path, until: float, wait: float) -> None:
+    def _take(self, until: float, wait: float) -> None:
         # the module is missing on systems where no index is written
         import fcntl
 
-        handle = self._handle
-        while handle is not None:
+        handle = self._file.fileno()
+        while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                break
+            except BlockingIOError as error:
                 if time.monotonic() >= until:
-                    owner = os.pread(handle, 32, 0).decode(errors="replace").strip()
-                    self.close()
-                    message = (
-                        f"{path} is being changed by another program (process {owner or 'unknown'}): waited "
-                        f"{wait:g} seconds; end that program or try again"
-                    )
-                    raise IndexBusyError(message) from error
-                time.sleep(_PAUSE)
-            else:
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, str(os.getpid()).encode(), 0)
-                return
+                    raise self._busy(wait) from error
+            except OSError as error:
+                message = f"cannot lock {self.index}: {error.strerror}; keep the index on a disk of this machine"
+                raise InputError(message) from error
+            time.sleep(_PAUSE)
+        # only for the message above; on a full disk it is left out
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+
+    def _busy(self, wait: float) -> IndexBusyError:
+        owner = os.pread(self._file.fileno(), 32, 0).decode(errors="replace").strip()
+        if owner == str(os.getpid()):
+            message = f"{self.index} is open for writing in this program already: close it there first"
+        else:
+            message = (
+                f"{self.index} is being changed by another program (process {owner or 'unknown'}): waited "
+                f"{wait:g} seconds; end that program or try again"
+            )
+        return IndexBusyError(message)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from deepir.errors import InputError
 from deepir.runtime.index_lock import WAIT
 
 FILE = click.Path(path_type=Path)
@@ -13,3 +14,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 wait_option = click.option(
     "--wait", type=float, default=WAIT, metavar="SECONDS", help="How long to wait for a program that is changing INDEX."
 )
+
+
+def check_target(out: Path) -> None:
+    """Refuse a file that cannot be written, before the work is done.
+
+    Raises:
+        InputError: It is a folder, or its folder does not exist.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        message = f"cannot write {out}: it is a folder, or its folder {out.parent} does not exist"
+        raise InputError(message)

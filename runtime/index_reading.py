@@ -112,10 +112,28 @@ class ReadableIndex:
     def __len__(self) -> int:
         return len(self._contents.items)
 
-    def items(self) -> Iterator[Item]:
-        """All views by rising key, as they are now."""
+    def items(self, keys: Sequence[int] | Keys | None = None) -> Iterator[Item]:
+        """The views of these keys, in their order; all, by rising key, when None; as they are now.
+
+        Raises:
+            InputError: A key that is not there.
+        """
         with self._lock:
-            return iter(list(self._contents.items))
+            items = self._contents.items
+            if keys is None:
+                return iter(list(items))
+            return iter([items.item_at(int(row)) for row in items.rows_of(self._contents.known(keys))])
+
+    def keys_by_label(self) -> dict[str, Keys]:
+        """The keys of each label's views, rising; the labels sorted."""
+        with self._lock:
+            items = self._contents.items
+            if not len(items):
+                return {}
+            order = np.argsort(items.label_numbers, kind="stable")
+            numbers, starts = np.unique(items.label_numbers[order], return_index=True)
+            names = [items.label_names[int(number)] for number in numbers]
+            return dict(sorted(zip(names, np.split(items.keys[order], starts[1:]), strict=True)))
 
     def descriptors(self, keys: Sequence[int] | Keys | None = None) -> Descriptors:
         """The stored descriptors (N, dim) of length 1 of these keys, in their order; of all, by rising key, when None.

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import queue
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,25 +20,32 @@ INTERVAL = 1.0
 
 _log = logging.getLogger(__name__)
 
-_State = tuple[tuple[int, int, int], ...]
+State = tuple[tuple[int, int, int], ...]
 
 
 class IndexWatch:
     """Looks at an index file and its journal, and reads them anew when they have changed.
 
-    What cannot be read, or was made by another model, is told by `trouble` and changes nothing: the index before goes
-    on answering.
+    What cannot be read, or was made by another model, is told by `take_trouble` and changes nothing: the index before
+    goes on answering.
+
+    Args:
+        path: Of the index.
+        card: Of the model that describes queries.
+        seen: `file_state` from before the index that answers now was read.
+        interval: Seconds between two looks.
     """
 
-    def __init__(self, path: Path, card: ModelCard, *, interval: float = INTERVAL) -> None:
+    def __init__(self, path: Path, card: ModelCard, *, seen: State, interval: float = INTERVAL) -> None:
         self._path = path
         self._card = card
         self._interval = interval
-        self._seen = _state(path)
+        self._seen = seen
         self._lock = threading.Lock()
         self._fresh: Index | None = None
         self._trouble = ""
-        self._asked = threading.Event()
+        # a signal may arrive while another is handled: only this queue can be put into from within itself
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -49,7 +57,7 @@ class IndexWatch:
 
     def ask(self) -> None:
         """Read the file now, changed or not; returns at once."""
-        self._asked.set()
+        self._asked.put(None)
 
     def take(self) -> Index | None:
         """The index as it is now, once after each change; None when nothing changed."""
@@ -65,13 +73,15 @@ class IndexWatch:
 
     def look(self, *, anyway: bool = False) -> None:
         """Read the file if it, or its journal, is another one than at the last look."""
-        state = _state(self._path)
+        state = file_state(self._path)
         if state == self._seen and not anyway:
             return
         self._seen = state
         try:
             fresh = Index.open(self._path)
             fresh.check_model(self._card)
+            # computed here, or the next frame waits for it
+            _ = fresh.threshold
         except DeepIRError as error:
             with self._lock:
                 self._trouble = str(error)
@@ -82,7 +92,7 @@ class IndexWatch:
     def close(self) -> None:
         """Look no more."""
         self._stopping = True
-        self._asked.set()
+        self._asked.put(None)
         if self._thread is not None:
             self._thread.join()
 
@@ -96,8 +106,7 @@ class IndexWatch:
 
     def _watch(self) -> None:
         while not self._stopping:
-            asked = self._asked.wait(self._interval)
-            self._asked.clear()
+            asked = self._was_asked()
             if self._stopping:
                 return
             try:
@@ -106,6 +115,14 @@ class IndexWatch:
                 _log.exception("looking at %s failed", self._path)
                 with self._lock:
                     self._trouble = f"{self._path}: {error!r}"
+
+    def _was_asked(self) -> bool:
+        """Wait for the next look, and say whether somebody asked for it."""
+        try:
+            self._asked.get(timeout=self._interval)
+        except queue.Empty:
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -126,7 +143,7 @@ def reads_again_at_sighup(watch: IndexWatch) -> Iterator[None]:
         signal.signal(hangup, before)
 
 
-def _state(path: Path) -> _State:
+def file_state(path: Path) -> State:
     """Inode, time and size of the index and its journal; a missing file has none."""
     found = []
     for file in (path, journal_of(path)):

@@ -178,7 +178,7 @@ def fit_index_whitening(groups: Sequence[Descriptors], power: float, dim: int | 
     if not 1 <= (dim or 1) <= carried:
         message = (
             f"the {sum(counts)} pictures to whiten with carry {carried} different values, fewer than {dim or 1}: "
-            "use more pictures (--whiten-images) or a smaller --whiten-dim"
+            "use more pictures (--whiten-images) or a smaller --dim"
         )
         raise ShapeError(message)
     kept = dim or min(carried, MOST_DIM)

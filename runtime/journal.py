@@ -1,11 +1,11 @@
 """The journal beside an index: changes since its last save, on the disk before they are acknowledged.
 
     magic | digest of the index it continues | record | record | ...
-    record = mark, 4 bytes | length, u64 | CRC-32 of the length | CRC-32 of the content | content
+    record = mark, u8 | length, u64 | CRC-32 of the length | CRC-32 of the content | content
 
-Each CRC-32 goes on from the one before it, so that no record can be left out, doubled or taken from another journal. The
-mark says whether a record is on the disk as a whole. One that is not was never acknowledged: the last record of the file
-may be cut off or torn then, and is dropped. Anything else that is not as it was written is damage, and refused.
+Each CRC-32 goes on from the one before it, so that no record can be left out, doubled or taken from another journal.
+The mark says whether a record is on the disk as a whole. One that is not was never acknowledged: the last record of the
+file may be cut off or torn then, and is dropped. Anything else that is not as it was written is damage, and refused.
 """
 
 import os
@@ -25,20 +25,24 @@ from deepir.files import flush_folder
 _MAGIC = b"DEEPIRJ1"
 _DIGEST_SIZE = 32
 _START = len(_MAGIC) + _DIGEST_SIZE
-_HEAD = struct.Struct("<4sQII")
+_HEAD = struct.Struct("<BQII")
 _LENGTH = struct.Struct("<Q")
-_BEGUN = b"jrn\0"
-_WRITTEN = b"JRN\xff"
+_BEGUN = 0x69
+_WRITTEN = 0x96
 
 
 class Place(NamedTuple):
     """Where the next record goes, and the CRC-32 that it goes on from; it names all that stands before it."""
 
-    end: int = 0
-    chain: int = 0
+    end: int
+    chain: int
 
     def __str__(self) -> str:
         return f"{self.end}:{self.chain:08x}" if self.end > _START else ""
+
+
+NEW = Place(0, 0)
+"""Of a journal that does not exist yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Recorded:
 
     continues: str = ""
     records: Sequence[bytes] = ()
-    place: Place = Place()
+    place: Place = NEW
 
 
 def journal_of(path: Path) -> Path:
@@ -67,10 +71,10 @@ class Journal:
     Args:
         path: Of the journal; it is made with the first record.
         digest: Of the index that it continues.
-        place: Where `read_journal` found its end; the first one for a new journal, whatever the file holds.
+        place: Where `read_journal` found its end; NEW for a new journal, whatever the file holds.
     """
 
-    def __init__(self, path: Path, digest: str, place: Place = Place()) -> None:
+    def __init__(self, path: Path, digest: str, place: Place = NEW) -> None:
         self._path = path
         self._header = _MAGIC + bytes.fromhex(digest)
         self.place = place
@@ -101,7 +105,7 @@ class Journal:
         self.place = Place(start + len(record), content_sum)
         # it is on the disk with or without the mark, which only tells damage from a record that was cut off
         with suppress(OSError):
-            os.pwrite(handle, _WRITTEN, start)
+            os.pwrite(handle, bytes([_WRITTEN]), start)
 
     def close(self) -> None:
         """Close the file; what was appended stays."""
@@ -163,7 +167,7 @@ def _record_at(content: bytes, place: Place, path: Path) -> bytes | None:
     if not any(head) and not any(content[place.end :]):
         return None
     if len(head) < _HEAD.size:
-        if _BEGUN.startswith(head[: len(_BEGUN)]):
+        if head[0] == _BEGUN:
             return None
         raise _damaged(path, place.end)
     mark, length, length_sum, content_sum = _HEAD.unpack(head)
@@ -187,6 +191,6 @@ def _damaged(path: Path, position: int) -> IndexFileError:
 
 def _write(handle: int, content: bytes, position: int) -> None:
     rest = memoryview(content)
-    while len(rest):
+    while rest:
         written = os.pwrite(handle, rest, position)
         rest, position = rest[written:], position + written

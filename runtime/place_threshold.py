@@ -1,7 +1,6 @@
 """The similarity below which a place is unknown, from the map alone: its views compared with all other places."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from deepir.descriptors import Descriptors, similarities
 from deepir.errors import ShapeError
 from deepir.runtime.place_hits import SamePlace
 from deepir.runtime.pose import Spot
-from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far, threshold_from_unknown
+from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far
 
 _SAFETY = 0.5
 """A map resembles itself less than the unmapped rooms beside it resemble it; as for labels (field.md 7.2)."""
@@ -46,7 +45,7 @@ def fit_place_threshold(
     found = np.array([similarity for similarity in best if similarity is not None], dtype=np.float32)
     if not len(found):
         return None
-    return replace(threshold_from_unknown(found, far * _SAFETY), far=far, basis="views")
+    return Threshold(float(np.quantile(found, 1 - far * _SAFETY)), far, len(found))
 
 
 def _best_elsewhere(descriptors_nd: Descriptors, spots: Sequence[Spot], row: int, same: SamePlace) -> float | None:

@@ -63,8 +63,8 @@ class PlaceDecision:
     Attributes:
         status: `match` when a place was similar enough in enough of the last queries.
         hit: The stored view of that place; None when unknown.
-        similarity: Mean over the queries that agree, as in `Support`, of this place or else of the likeliest; 0 when
-            there is no candidate.
+        similarity: Mean over the queries that agree, as in `Support`, of this place or else of the most similar
+            candidate; 0 when there is none.
         support: How many of the last queries agree with it.
         queries: How many were looked at: fewer than asked for after the start or a reset.
         candidates: The first distinct places of this query alone, best first.
@@ -109,7 +109,7 @@ class PlaceTracker:
             search, self.options.top, self.options.same, lambda spot: self._is_recent(spot, moment)
         )
         queries = self._check.queries
-        supports = sorted(self._check.add(candidates, moment.number), key=self._rank, reverse=True)
+        supports = sorted(self._check.add(candidates, moment.number), key=lambda one: one.similarity, reverse=True)
         accepted = next((support for support in supports if self._accepts(support, query)), None)
         shown = accepted or (supports[0] if supports else None)
         return PlaceDecision(
@@ -129,15 +129,10 @@ class PlaceTracker:
         exclude = self.options.exclude
         return exclude is not None and exclude.holds(spot, now=moment.time, newest_key=moment.newest_key)
 
-    def _rank(self, support: Support) -> tuple[bool, float]:
-        return self._is_backed(support), support.similarity
-
-    def _is_backed(self, support: Support) -> bool:
-        return support.count >= self.options.sequence.needed
-
     def _accepts(self, support: Support, query: Image | None) -> bool:
         similar = self.threshold is None or support.similarity >= self.threshold
-        return similar and self._is_backed(support) and self._is_verified(support.candidate.hit, query)
+        backed = support.count >= self.options.sequence.needed
+        return similar and backed and self._is_verified(support.candidate.hit, query)
 
     def _is_verified(self, hit: PlaceHit, query: Image | None) -> bool:
         if self.verify is None:

@@ -18,9 +18,12 @@ from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.items import Metadata
-from deepir.runtime.label_search import Hit
+from deepir.runtime.label_search import TIE, Hit
 
 TOP_LABELS = 5
+
+_GROWTH = 4
+"""An answer that may be one of so many labels that more might be is searched again for so many times as many."""
 
 _SHORTEST = 0.5
 """A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
@@ -108,13 +111,31 @@ class Judgement:
             return float(self.threshold)
         return None if index.threshold is None else index.threshold.value
 
+    def margin_of(self, index: Index) -> float:
+        """The margin for this index."""
+        return index.margin if self.margin == "auto" else float(self.margin)
+
+    def search(self, query_1d: NDArray[np.float32], index: Index) -> list[Hit]:
+        """The best view of each of the best labels: as many as are listed, and enough to judge by.
+
+        That is two, so that there is a margin, and all within the margin as long as they share a branch: what they have
+        in common must not depend on how many are listed.
+        """
+        wanted, margin = max(2, self.top_labels), self.margin_of(index)
+        while True:
+            hits = index.search_labels(query_1d, wanted)
+            more = margin > 0 and len(hits) == wanted and hits[-1].similarity > hits[0].similarity - margin - TIE
+            if not more or common_ancestor(hit.label for hit in hits) is None:
+                return hits
+            wanted *= _GROWTH
+
     def judge(self, hits: Sequence[Hit], index: Index, milliseconds: dict[str, float]) -> Recognition:
         """The answer that the best view of each label, best first, gives."""
-        threshold = self.threshold_of(index)
-        margin = index.margin if self.margin == "auto" else float(self.margin)
+        threshold, margin = self.threshold_of(index), self.margin_of(index)
         similarity = hits[0].similarity if hits else 0.0
         known = bool(hits) and (threshold is None or similarity >= threshold)
-        near = tuple(hit.label for hit in hits[1:] if hit.similarity > similarity - margin)
+        # a label that lost a tie by its other views may have the more similar best view, even without a margin
+        near = tuple(hit.label for hit in hits[1:] if hit.similarity > similarity - margin) if margin else ()
         candidates = (hits[0].label, *near) if known else ()
         return Recognition(
             status="unknown" if not known else "ambiguous" if near else "match",
@@ -187,9 +208,7 @@ class Recogniser:
         """
         described = self.describe(image)
         started = time.perf_counter()
-        # never one label alone, so that the margin exists
-        wanted = max(2, self.judgement.top_labels)
-        hits = [] if described.query_1d is None else self.index.search_labels(described.query_1d, wanted)
+        hits = [] if described.query_1d is None else self.judgement.search(described.query_1d, self.index)
         search = 1000 * (time.perf_counter() - started)
         return self.judgement.judge(hits, self.index, {**described.milliseconds, "search": search})
 

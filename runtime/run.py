@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -18,7 +18,7 @@ from deepir.runtime.annotate import VideoWriter, annotate, check_video_path
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.decide import Decider, Deciding
 from deepir.runtime.frame import Frame, Source
-from deepir.runtime.index_watch import IndexWatch, reads_again_at_sighup
+from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
 from deepir.runtime.progress import StatusLine
 from deepir.runtime.recogniser import Judgement, Recogniser
 from deepir.runtime.run_report import NO_THRESHOLD, Tally, introduce, status_text, write_line
@@ -56,6 +56,7 @@ def run(options: RunOptions) -> Tally:
     changes is read again in the background, at SIGHUP in any case, and no frame is missed.
     """
     with contextlib.ExitStack() as stack:
+        seen = file_state(options.index_path)
         recogniser = stack.enter_context(
             Recogniser.open(
                 options.index_path,
@@ -76,19 +77,22 @@ def run(options: RunOptions) -> Tally:
             introduce(recogniser, source, options.index_path)
         status = StatusLine(quiet=options.quiet)
         stack.callback(status.end)
-        watch = stack.enter_context(IndexWatch(options.index_path, recogniser.extractor.card).start())
+        watch = stack.enter_context(IndexWatch(options.index_path, recogniser.extractor.card, seen=seen).start())
         stack.enter_context(reads_again_at_sighup(watch))
         stack.enter_context(_ends_at_sigterm())
         decider = Decider(recogniser, options.deciding)
         for frame in _chosen(source, options):
             _take_new_index(watch, recogniser, quiet=options.quiet)
             recognition, decision = decider(frame)
-            tally.count(recognition)
             age = time.monotonic() - frame.captured
             write_line(frame, recognition, age, lines, decision)
+            shown = recognition
+            if decision is not None:
+                shown = replace(recognition, status=decision.status, label=decision.label)
+            tally.count(shown)
             if video is not None:
-                video.write(annotate(frame.image, recognition))
-            status.show(status_text(tally, recognition, age))
+                video.write(annotate(frame.image, shown))
+            status.show(status_text(tally, shown, age))
     return tally
 
 

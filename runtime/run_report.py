@@ -109,5 +109,5 @@ def status_text(tally: Tally, recognition: Recognition, age: float) -> str:
     describe = recognition.milliseconds["describe"]
     return (
         f"{tally.frames} frames, {tally.rate:.1f} per second, age {1000 * age:.0f} ms, describe {describe:.1f} ms | "
-        f"{recognition.label or 'unknown'} {recognition.similarity:.2f}"
+        f"{recognition.label or recognition.status} {recognition.similarity:.2f}"
     )

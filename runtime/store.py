@@ -16,16 +16,22 @@ from deepir.errors import IndexFileError, OptionError
 from deepir.runtime.codes import CodeArray, Codes, signs
 from deepir.runtime.items import Keys
 
-_MOST_EXACT = 20_000
-"""Up to here comparing with every descriptor takes about a millisecond and misses nothing (docs/benchmarks.md)."""
+_MOST_EXACT = 100_000
+_MOST_EXACT_BYTES = 1 << 25
+"""Up to both comparing with every descriptor takes two milliseconds at most, less than a graph that misses as little
+(docs/benchmarks.md)."""
 
-_CONNECTIVITY = 16
+_CONNECTIVITY = {128: 8, 256: 12}
+_LARGEST_CONNECTIVITY = 24
+_SMALLEST_CONNECTIVITY = 8
+"""Neighbours of each node of the graph, by the values of a descriptor up to which they serve; the smallest where
+searches compare with every descriptor, and the graph is only there for other programs."""
+
 _EXPANSION_ADD = 128
-_EXPANSION_SEARCH = 128
-"""Of the graph: neighbours of each node, and how many candidates are kept while it is built and searched."""
+_EXPANSION_SEARCH = 400
+"""How many candidates are kept while the graph is built and searched."""
 
-_AGAIN = 4
-_MOST_FEW = 32
+_AGAIN = 2
 _AGAIN_OF_SIGNS = 20
 _FEWEST_SIGNS = 200
 """Candidates for each wanted neighbour that are scored again with the query as it is; signs alone order poorly."""
@@ -34,8 +40,9 @@ _CHUNK = 8192
 
 _MARKER = b"deepirX3"
 _HEAD = b"usearch"
+_HEAD_SIZE = 64
 _RESERVED = 42
-"""Where the bytes begin that usearch leaves at zero in its head of 64 bytes; the head follows the vectors."""
+"""Where the bytes begin that usearch leaves at zero in its head; the head follows the vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +62,19 @@ class DescriptorStore:
         index.expansion_search = _EXPANSION_SEARCH
         # of b1 only: the codes behind the signs, in the order of `_exact_keys`
         self._exact_nd = exact_codes_nd
-        self._exact_keys: Keys = np.sort(np.asarray(index.keys[:], np.uint64)) if self._by_signs else np.empty(0, np.uint64)
+        self._exact_keys: Keys = (
+            np.sort(np.asarray(index.keys[:], np.uint64)) if self._by_signs else np.empty(0, np.uint64)
+        )
 
     @classmethod
-    def empty(cls, codes: Codes) -> "DescriptorStore":
-        """Room for such descriptors."""
+    def empty(cls, codes: Codes, count: int = 0) -> "DescriptorStore":
+        """Room for such descriptors; with a graph for `count` of them."""
         by_signs = codes.dtype == "b1"
         index = load_usearch().Index(
             ndim=codes.dim,
             metric="hamming" if by_signs else "cos",
             dtype=codes.dtype,
-            connectivity=_CONNECTIVITY,
+            connectivity=_connectivity(codes, count),
             expansion_add=_EXPANSION_ADD,
         )
         return cls(index, codes, np.empty((0, codes.dim), np.int8) if by_signs else None)
@@ -113,14 +122,20 @@ class DescriptorStore:
     @property
     def exact(self) -> bool:
         """Whether a search compares with every descriptor, rather than walking the graph."""
-        return len(self) <= _MOST_EXACT
+        return _is_exact(self.codes, len(self))
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the graph was made for far fewer descriptors, so that `copy` makes a better one."""
+        wanted = _connectivity(self.codes, len(self))
+        return not self.exact and int(self._index.connectivity) < wanted
 
     def to_bytes(self) -> bytearray:
         """A usearch file, marked as one that deepir's footer must follow."""
         content = bytearray(self._index.save())
         rows, width = np.frombuffer(content[:8], np.uint32).tolist()
         head = 8 + rows * width
-        if content[head : head + len(_HEAD)] == _HEAD and not any(content[head + _RESERVED : head + 64]):
+        if content[head : head + len(_HEAD)] == _HEAD and not any(content[head + _RESERVED : head + _HEAD_SIZE]):
             content[head + _RESERVED : head + _RESERVED + len(_MARKER)] = _MARKER
         return content
 
@@ -157,7 +172,7 @@ class DescriptorStore:
 
     def copy(self) -> "DescriptorStore":
         """The same codes in a new graph, without those that were removed."""
-        fresh = DescriptorStore.empty(self.codes)
+        fresh = DescriptorStore.empty(self.codes, len(self))
         keys = self.keys
         for start in range(0, len(keys), _CHUNK):
             fresh.add(keys[start : start + _CHUNK], self.get(keys[start : start + _CHUNK]))
@@ -192,7 +207,7 @@ class DescriptorStore:
         return self.codes.dtype == "b1"
 
     def _candidates(self, query_1d: NDArray[np.float32], count: int) -> Keys:
-        wanted = max(_AGAIN_OF_SIGNS * count, _FEWEST_SIGNS) if self._by_signs else min(_AGAIN * count, count + _MOST_FEW)
+        wanted = max(_AGAIN_OF_SIGNS * count, _FEWEST_SIGNS) if self._by_signs else _AGAIN * count
         codes_1d = self.codes.encode(query_1d)
         query = signs(codes_1d[None])[0] if self._by_signs else codes_1d
         # one query at a time: in a batch usearch pads with key 0 where it finds fewer
@@ -206,17 +221,36 @@ class DescriptorStore:
         return most_similar(keys, np.concatenate(found) if found else np.empty(0, np.float32), count)
 
 
+def _is_exact(codes: Codes, count: int) -> bool:
+    return count <= _MOST_EXACT and count * codes.searched_bytes <= _MOST_EXACT_BYTES
+
+
+def _connectivity(codes: Codes, count: int) -> int:
+    if _is_exact(codes, count):
+        return _SMALLEST_CONNECTIVITY
+    return next((edges for dim, edges in _CONNECTIVITY.items() if codes.dim <= dim), _LARGEST_CONNECTIVITY)
+
+
 def most_similar(keys: Keys, similarity_n: NDArray[np.float32], count: int) -> Neighbours:
     """The `count` best of similarities; none for a count below 1."""
     order = np.lexsort((keys, -similarity_n))[: max(0, count)]
     return Neighbours(keys[order], np.clip(similarity_n[order], -1, 1))
 
 
+def is_usearch(content: memoryview) -> bool:
+    """Whether the bytes of a usearch file begin so, damaged or not."""
+    return _head_of(content).startswith(_HEAD)
+
+
 def is_marked(content: memoryview) -> bool:
     """Whether these are the bytes of a usearch file that deepir wrote, so that a footer must follow."""
+    return _head_of(content)[_RESERVED:].startswith(_MARKER)
+
+
+def _head_of(content: memoryview) -> bytes:
     rows, width = np.frombuffer(content[:8], np.uint32).tolist() if len(content) >= 8 else (0, 0)
-    start = 8 + rows * width + _RESERVED
-    return bytes(content[start : start + len(_MARKER)]) == _MARKER
+    start = 8 + rows * width
+    return bytes(content[start : start + _HEAD_SIZE])
 
 
 def usearch_version() -> str:

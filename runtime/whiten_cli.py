@@ -23,7 +23,7 @@ _OPTIONS = (
     ),
     click.option("--dim", type=int, help=f"Values to keep. [default: all; whitened at most {MOST_DIM}]"),
     click.option(
-        "--reduce", type=click.Choice(KINDS[1:]), default="pca", help="How --dim reduces without a whitening."
+        "--reduce", type=click.Choice(KINDS[1:]), help="How --dim reduces without a whitening. [default: pca]"
     ),
 )
 
@@ -44,9 +44,12 @@ def read_whitening(options: dict[str, Any]) -> WhitenConfig | None:
     """
     folders, power, dim = options.pop("whiten_images"), options.pop("whiten_power"), options.pop("dim")
     whiten, reduce = options.pop("whiten"), options.pop("reduce")
+    if reduce is not None and (whiten or folders or dim is None):
+        message = f"--reduce {reduce} says how --dim reduces without a whitening: give it with --dim, and no --whiten"
+        raise OptionError(message)
     if whiten or folders:
         return WhitenConfig(photographs=tuple(tuple(list_images(folder)) for folder in folders), dim=dim, power=power)
     if power is not None:
         message = "--whiten-power says how to whiten: give --whiten or --whiten-images DIR with it"
         raise OptionError(message)
-    return None if dim is None else WhitenConfig(kind=reduce, dim=dim)
+    return None if dim is None else WhitenConfig(kind=reduce or "pca", dim=dim)

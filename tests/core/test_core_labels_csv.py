@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deepir.datasets import RetrievalSet, read_retrieval_sets
+from deepir.datasets import RetrievalSet, read_labelled_queries, read_retrieval_sets
 from deepir.errors import InputError
 
 ROLES = "image,label,role\nq.jpg,cola,query\n1.jpg,cola,database\n2.jpg,tea,database\n1.jpg,cola,query\n"
@@ -86,3 +86,35 @@ def test_a_fault_is_refused_with_its_line(text: str | bytes, sentence: str, tmp_
 def test_a_folder_is_no_csv(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Is a directory"):
         read_retrieval_sets(tmp_path, "csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "queries"),
+    [
+        (ROLES, [("q.jpg", "cola"), ("1.jpg", "cola")]),
+        ("image,label\n1.jpg,cola\n3.jpg,tea\n", [("1.jpg", "cola"), ("3.jpg", "tea")]),
+    ],
+)
+def test_queries_are_the_rows_of_that_role_or_all(text: str, queries: list[tuple[str, str]], tmp_path: Path) -> None:
+    found = read_labelled_queries(write(tmp_path, text))
+    assert [(query.path, query.label) for query in found] == [(tmp_path / name, label) for name, label in queries]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("image,label\n", "no picture to search with"),
+        ("image,label,role\n1.jpg,cola,database\n", "no picture to search with"),
+        ("image,label\nno.jpg,cola\n", "line 2: no picture"),
+    ],
+)
+def test_a_list_without_queries_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read_labelled_queries(write(tmp_path, text))
+
+
+def test_a_folder_of_label_folders_gives_queries_too(tmp_path: Path) -> None:
+    (tmp_path / "tea" / "green").mkdir(parents=True)
+    (tmp_path / "tea" / "green" / "1.jpg").touch()
+    (found,) = read_labelled_queries(tmp_path)
+    assert (found.path, found.label) == (tmp_path / "tea" / "green" / "1.jpg", "tea/green")

@@ -15,6 +15,7 @@ from deepir.distill.describe import describe
 from deepir.export.graph import build_onnx
 from deepir.runtime import Extractor, Index, Recogniser
 from deepir.runtime.backend import BackendOptions
+from deepir.runtime.recogniser import Judgement
 
 MakeModel = Callable[..., Model]
 
@@ -78,6 +79,6 @@ def test_the_recogniser_names_what_it_was_shown(exported: tuple[Model, Path], tm
         for number, picture in enumerate(pictures()):
             index.add(f"thing {number}", extractor.describe([picture]), [f"{number}.png"])
         index.save(index_path)
-    with Recogniser.open(index_path, threshold=0.9) as recogniser:
+    with Recogniser.open(index_path, judgement=Judgement(threshold=0.9, margin=0)) as recogniser:
         named = [recogniser(picture).label for picture in pictures()]
     assert named == [f"thing {number}" for number in range(5)]

@@ -64,7 +64,12 @@ def saved(index: Index, path: Path) -> Path:
     dtype=st.sampled_from(DTYPES),
 )
 def test_search_gives_what_comparing_with_every_descriptor_gives(
-    seed: int, size: int, count: int, dtype: Dtype, tmp_path_factory: pytest.TempPathFactory, make_card: MakeCard,
+    seed: int,
+    size: int,
+    count: int,
+    dtype: Dtype,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_card: MakeCard,
     unit_rows: Rows,
 ) -> None:
     model = tmp_path_factory.mktemp("model") / "any.onnx"
@@ -176,6 +181,20 @@ def test_stored_descriptors_come_back_in_the_order_in_which_they_are_asked_for(
         empty.descriptors([1, 13])
 
 
+def test_views_are_listed_by_their_keys_and_by_their_labels(empty: Index, rows_nd: NDArray[np.float32]) -> None:
+    fill(empty, rows_nd[:6], ["cup", "tea", "cup", "pan", "tea", "cup"])
+    empty.remove("pan")
+    assert [item.key for item in empty.items([5, 1, 5])] == [5, 1, 5]
+    assert [item.key for item in empty.views_of("cup")] == [1, 3, 6]
+    assert empty.views_of("pan") == []
+    assert {label: keys.tolist() for label, keys in empty.keys_by_label().items()} == {"cup": [1, 3, 6], "tea": [2, 5]}
+    assert list(empty.keys_by_label()) == ["cup", "tea"]
+    with pytest.raises(InputError, match="no view with the key 4"):
+        empty.items([1, 4])
+    empty.remove([1, 2, 3, 5, 6])
+    assert empty.keys_by_label() == {}
+
+
 def test_the_recall_is_measured_when_the_codes_are_chosen(
     empty: Index, tmp_path: Path, rows_nd: NDArray[np.float32]
 ) -> None:
@@ -199,17 +218,15 @@ def test_usearch_opens_the_file_by_itself(
     plain = PlainIndex.restore(str(tmp_path / "shop.usearch"))
     assert plain is not None
     assert len(plain) == 5
-    codes_1d = np.rint(rows_nd[2] * empty.footer.codes.scale).astype(np.int8)
+    codes_1d = np.rint(rows_nd[2] / np.abs(rows_nd[2]).max() * 127).astype(np.int8)
     assert plain.search(codes_1d, 1, exact=True).keys[0] == 3
 
 
-def test_a_file_whose_footer_was_cut_off_is_refused(
-    empty: Index, tmp_path: Path, rows_nd: NDArray[np.float32]
-) -> None:
+def test_a_file_whose_footer_was_cut_off_is_refused(empty: Index, tmp_path: Path, rows_nd: NDArray[np.float32]) -> None:
     fill(empty, rows_nd[:3], list("abc"))
     path = saved(empty, tmp_path / "shop.usearch")
     path.write_bytes(path.read_bytes()[: len(empty._contents.settled().to_bytes())])
-    with pytest.raises(IndexFileError, match="cut short: what deepir wrote behind the descriptors is missing"):
+    with pytest.raises(IndexFileError, match="what deepir wrote behind the descriptors is cut short"):
         Index.open(path)
 
 
@@ -439,7 +456,7 @@ def test_each_change_is_seen_by_who_opens_the_file_next(
             assert reader.search(rows_nd[0], 5) == writer.search(rows_nd[0], 5)
             assert (reader.margin, reader.threshold) == (writer.margin, writer.threshold)
             assert (reader.footer.next_key, reader.pending) == (writer.footer.next_key, writer.pending)
-        assert writer.pending == 6
+        assert writer.pending == 8
         writer.save()
         assert (writer.pending, Index.open(path).pending) == (0, 0)
         assert list(Index.open(path).items()) == list(writer.items())
@@ -486,7 +503,7 @@ def test_a_second_writer_is_refused_while_the_first_has_the_file(
 ) -> None:
     path = saved(empty, tmp_path / "shop.usearch")
     with Index.open(path, write=True):
-        with pytest.raises(IndexBusyError, match="being changed by another program"):
+        with pytest.raises(IndexBusyError, match="close it there first"):
             Index.open(path, write=True, wait=0)
         assert len(Index.open(path)) == 0
     Index.open(path, write=True, wait=0).close()
@@ -502,7 +519,7 @@ def test_a_change_that_somebody_else_made_meanwhile_is_not_overwritten(
         theirs.add("b", rows_nd[1:2], ["b.jpg"])
         theirs.save()
     empty.add("c", rows_nd[2:], ["c.jpg"])
-    with pytest.raises(IndexFileError, match="was written by another program since"):
+    with pytest.raises(IndexFileError, match="was changed by another program since"):
         empty.save(path)
     assert Index.open(path).labels == {"a": 1, "b": 1}
 

@@ -31,7 +31,7 @@ footers = st.builds(
     Footer,
     model=st.builds(ModelReference, words, words, words, words),
     references=st.none() | st.builds(ModelReference, words, words, words, words),
-    codes=st.builds(Codes, st.sampled_from(DTYPES), st.integers(1, 4096), st.floats(1e-3, 1e6)),
+    codes=st.builds(Codes, st.sampled_from(DTYPES), st.integers(1, 4096)),
     next_key=st.integers(1, 2**63),
     far=shares,
     margin=shares,
@@ -39,6 +39,7 @@ footers = st.builds(
     usearch=words,
     generation=st.integers(0, 10**9),
     previous=words,
+    absorbed=words,
     whitening=st.none() | st.just(WhiteningNote(4, 2, 0.25, (81, 20))),
     recall=st.none() | st.builds(Recall, shares, st.integers(1, 200), st.integers(1, 10**6)),
     removed=st.integers(0, 10**6),
@@ -170,7 +171,7 @@ def test_a_note_of_a_whitening_that_cannot_be_is_refused(change: dict[str, objec
         {"model": None},
         {"codes": {"dtype": "i4", "dim": 8}},
         {"codes": {"dtype": "i8", "dim": 0}},
-        {"codes": {"dtype": "i8", "dim": 8, "scale": 0}},
+        {"codes": {"dtype": "i8", "dim": 8, "scale": 1}},
         {"codes": {"dtype": "i8", "dim": "8"}},
         {"model": "tiny.onnx"},
         {"model": {"fingerprint": "f"}},
@@ -204,6 +205,7 @@ def test_the_form_of_the_footer_is_what_the_documents_say() -> None:
         "usearch",
         "generation",
         "previous",
+        "absorbed",
         "whitening",
         "recall",
         "removed",
@@ -211,7 +213,7 @@ def test_the_form_of_the_footer_is_what_the_documents_say() -> None:
         "sections",
     }
     assert json.loads(small_footer().to_json())["schema"] == "deepir.index/3"
-    assert json.loads(small_footer().to_json())["codes"] == {"dtype": "i8", "dim": 2, "scale": 1.0}
+    assert json.loads(small_footer().to_json())["codes"] == {"dtype": "i8", "dim": 2}
 
 
 def test_each_flipped_byte_is_refused(tmp_path: Path) -> None:

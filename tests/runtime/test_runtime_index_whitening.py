@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from deepir.card import ModelCard
 from deepir.descriptors import normalise
 from deepir.errors import OptionError, ShapeError
 from deepir.runtime.index import Index
-from deepir.runtime.index_whitening import MOST_DIM, IndexWhitening, WhitenConfig, fit_index_whitening
+from deepir.runtime.index_whitening import MOST_DIM, IndexWhitening, MapKind, WhitenConfig, fit_index_whitening
 from deepir.runtime.threshold import fit_threshold
 
 Rows = Callable[..., NDArray[np.float32]]
@@ -131,9 +132,7 @@ def test_items_added_to_an_opened_index_go_through_its_whitening(
     assert Index.open(tmp_path / "shop.usearch").search(rows_nd[6], 5)[0].label == "new"
 
 
-def test_the_threshold_is_that_of_the_whitened_views(
-    empty: Index, rng: np.random.Generator, unit_rows: Rows
-) -> None:
+def test_the_threshold_is_that_of_the_whitened_views(empty: Index, rng: np.random.Generator, unit_rows: Rows) -> None:
     rows_nd, unknown = unit_rows(rng, 10), unit_rows(rng, 10)
     labels = list("aabbccddee")
     whitening = fit_index_whitening([rows_nd], 0.25)
@@ -168,9 +167,7 @@ def test_a_picture_that_is_the_mean_of_all_has_no_direction(empty: Index) -> Non
         empty.add("a", mean * np.float32(1), ["mean.jpg"])
 
 
-def test_an_index_that_holds_items_is_not_whitened(
-    empty: Index, rng: np.random.Generator, unit_rows: Rows
-) -> None:
+def test_an_index_that_holds_items_is_not_whitened(empty: Index, rng: np.random.Generator, unit_rows: Rows) -> None:
     rows_nd = unit_rows(rng, 12)
     empty.add("a", rows_nd[:1], ["a"])
     with pytest.raises(OptionError, match="this one has 1: build it anew"):
@@ -178,7 +175,9 @@ def test_an_index_that_holds_items_is_not_whitened(
     assert empty.whitening is None
 
 
-def test_an_index_that_was_saved_is_not_whitened(empty: Index, tmp_path: Path, rng: np.random.Generator, unit_rows: Rows) -> None:
+def test_an_index_that_was_saved_is_not_whitened(
+    empty: Index, tmp_path: Path, rng: np.random.Generator, unit_rows: Rows
+) -> None:
     whitening = fit_index_whitening([unit_rows(rng, 12)], 0.25)
     path = tmp_path / "shop.usearch"
     empty.save(path)
@@ -211,14 +210,87 @@ def test_the_weights_are_kept_as_little_endian_float32(rng: np.random.Generator,
     np.testing.assert_array_equal(IndexWhitening.from_bytes(whitening.note, content).map.bias_d, whitening.map.bias_d)
 
 
-def test_a_model_that_whitens_is_whitened_again_with_less_power(make_card: MakeCard) -> None:
-    bare = make_card().spec
+def test_a_model_that_whitens_is_whitened_again_with_less_power(
+    make_card: MakeCard, rng: np.random.Generator, unit_rows: Rows
+) -> None:
+    bare, groups = make_card().spec, [unit_rows(rng, 12)]
     whitened = replace(bare, whitening="pca dim 8")
-    assert WhitenConfig().power_for(bare) > WhitenConfig().power_for(whitened) > 0
-    assert WhitenConfig(power=0.0).power_for(bare) == 0
+    powers = [WhitenConfig().fit(groups, spec).note.power for spec in (bare, whitened)]
+    assert powers[0] > powers[1] > 0
+    assert WhitenConfig(power=0.0).fit(groups, bare).note.power == 0
+    assert WhitenConfig(dim=3).fit(groups, bare).note.dim == 3
 
 
-@pytest.mark.parametrize("options", [{"dim": 0}, {"power": -0.1}, {"power": 0.6}, {"power": float("nan")}])
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, DIM), photographs=st.integers(8, 60))
+def test_pca_keeps_as_much_of_the_descriptors_as_so_many_values_can(
+    seed: int, dim: int, photographs: int, make_card: MakeCard, unit_rows: Rows
+) -> None:
+    rng = np.random.default_rng(seed)
+    groups = [unit_rows(rng, 12), normalise(unit_rows(rng, photographs) + np.float32(0.5))]
+    reduction = WhitenConfig(kind="pca", dim=dim).fit(groups, make_card().spec)
+    weighted = np.concatenate([group / np.sqrt(len(group)) for group in groups])
+    expected = (np.linalg.svd(weighted, compute_uv=False)[:dim] ** 2).sum()
+    kept = ((weighted @ reduction.map.weight_dc.T) ** 2).sum()
+    assert kept == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(reduction.map.weight_dc @ reduction.map.weight_dc.T, np.eye(dim), atol=1e-5)
+    np.testing.assert_array_equal(reduction.map.bias_d, np.zeros(dim))
+
+
+def test_pca_that_keeps_all_values_keeps_all_similarities(
+    make_card: MakeCard, rng: np.random.Generator, unit_rows: Rows
+) -> None:
+    rows_nd = unit_rows(rng, 30)
+    mapped = WhitenConfig(kind="pca", dim=DIM).fit([rows_nd], make_card().spec)(rows_nd)
+    np.testing.assert_allclose(mapped @ mapped.T, rows_nd @ rows_nd.T, atol=1e-5)
+
+
+def test_a_prefix_is_the_first_values_made_as_long_as_one(
+    make_card: MakeCard, rng: np.random.Generator, unit_rows: Rows
+) -> None:
+    rows_nd = unit_rows(rng, 5)
+    reduction = WhitenConfig(kind="prefix", dim=3).fit([rows_nd], make_card().spec)
+    expected = rows_nd[:, :3] / np.linalg.norm(rows_nd[:, :3], axis=1, keepdims=True)
+    np.testing.assert_allclose(reduction(rows_nd), expected, atol=1e-6)
+    assert str(reduction.note) == "8 to 3 values by prefix, fitted on 5 references, no photographs"
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("prefix", 9), ("pca", 9), ("pca", 6)])
+def test_more_values_than_there_are_cannot_be_kept(
+    kind: MapKind, dim: int, make_card: MakeCard, rng: np.random.Generator, unit_rows: Rows
+) -> None:
+    with pytest.raises(ShapeError, match=rf"cannot be reduced to {dim} by {kind}"):
+        WhitenConfig(kind=kind, dim=dim).fit([unit_rows(rng, 5)], make_card().spec)
+
+
+@pytest.mark.parametrize("kind", ["pca", "prefix"])
+def test_an_index_keeps_its_reduction(
+    kind: MapKind, empty: Index, tmp_path: Path, make_card: MakeCard, rng: np.random.Generator, unit_rows: Rows
+) -> None:
+    rows_nd = unit_rows(rng, 12)
+    reduction = WhitenConfig(kind=kind, dim=5).fit([rows_nd], make_card().spec)
+    empty.whiten(reduction)
+    empty.add("a", rows_nd, [""] * 12)
+    empty.save(tmp_path / "shop.usearch")
+    opened = Index.open(tmp_path / "shop.usearch")
+    assert opened.whitening == reduction.note
+    np.testing.assert_allclose(opened.descriptors(), by_hand(reduction, rows_nd), atol=CODES)
+    np.testing.assert_allclose(opened.mapped(rows_nd), by_hand(reduction, rows_nd), atol=FLOATS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dim": 0},
+        {"power": -0.1},
+        {"power": 0.6},
+        {"power": float("nan")},
+        {"kind": "lda"},
+        {"kind": "pca"},
+        {"kind": "prefix"},
+        {"kind": "pca", "dim": 3, "power": 0.1},
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         WhitenConfig(**options)

@@ -80,6 +80,12 @@ def test_the_similarity_is_the_mean_of_the_best_that_are_needed() -> None:
     assert support.similarity == pytest.approx(0.8)
 
 
+def test_of_two_candidates_of_a_query_on_the_line_the_better_one_counts() -> None:
+    check = SequenceCheck(SequenceRule(length=2, needed=2), SamePlace(window=1))
+    (support,) = last_supports(check, [[(10, 0.9), (12, 0.1)], [(12, 0.5)]])
+    assert (support.count, support.similarity) == (2, pytest.approx(0.7))
+
+
 def test_a_walk_along_the_map_backs_its_end_and_jumps_do_not() -> None:
     check = SequenceCheck(SequenceRule(length=5, needed=3), SamePlace(window=1))
     assert last_supports(check, [[(10, 0.5)], [(11, 0.5)], [(77, 0.5)], [(13, 0.5)], [(14, 0.5)]])[0].count == 4

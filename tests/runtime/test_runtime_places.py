@@ -69,6 +69,13 @@ def test_the_second_candidate_is_taken_when_the_sequence_leads_to_it() -> None:
     assert [hit.key for hit in decision.candidates] == [70, 3]
 
 
+def test_of_two_places_that_the_sequence_leads_to_the_likelier_one_is_taken() -> None:
+    queries = [{1: 0.7, 21: 0.3}, {2: 0.7, 22: 0.3}, {3: 0.7, 23: 0.8}]
+    decision = walk(PlaceTracker(PlaceOptions(top=2)), *queries)[-1]
+    assert decision.hit is not None
+    assert decision.hit.key == 3
+
+
 def test_candidates_are_different_places() -> None:
     options = PlaceOptions(top=2, same=SamePlace(window=1))
     decision = walk(PlaceTracker(options), {10: 0.9, 11: 0.8, 9: 0.7, 30: 0.6})[0]

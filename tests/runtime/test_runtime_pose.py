@@ -52,6 +52,7 @@ def test_on_the_plane_it_is_the_straight_line_wherever_the_camera_looks() -> Non
         (GeoPose(0, 179.999), GeoPose(0, -179.999), 222.4),
         (GeoPose(0, 359), GeoPose(0, -1), 0),
         (GeoPose(90, 0), GeoPose(-90, 77), math.pi * EARTH_RADIUS),
+        (GeoPose(69.51232454868148, -46.0), GeoPose(-69.51232454868148, 134.0), math.pi * EARTH_RADIUS),
     ],
 )
 def test_known_distances_on_the_earth(one: GeoPose, other: GeoPose, metres: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from deepir.card import ModelCard
 from deepir.errors import IndexModelError, InputError, OptionError, ShapeError
 from deepir.image import Image
-from deepir.runtime import Index, Recogniser
+from deepir.runtime import Hit, Index, Recogniser, Recognition
+from deepir.runtime.recogniser import Judgement
 
 Picture = Callable[..., Image]
 
@@ -25,14 +27,14 @@ def test_a_new_picture_gets_its_label(shop: Path, rng: np.random.Generator, pict
 
 
 def test_each_label_is_listed_once_best_first(shop: Path, rng: np.random.Generator, picture: Picture) -> None:
-    with Recogniser.open(shop, top_labels=3) as recogniser:
+    with Recogniser.open(shop, judgement=Judgement(top_labels=3)) as recogniser:
         top = recogniser(picture("blue", rng)).top
     assert len({label for label, _ in top}) == 3
     assert [similarity for _, similarity in top] == sorted((similarity for _, similarity in top), reverse=True)
 
 
 def test_below_the_threshold_it_is_unknown(shop: Path, rng: np.random.Generator, picture: Picture) -> None:
-    with Recogniser.open(shop, threshold=1.0) as recogniser:
+    with Recogniser.open(shop, judgement=Judgement(threshold=1.0)) as recogniser:
         answer = recogniser(picture("red", rng))
     assert (answer.status, answer.label) == ("unknown", None)
     assert answer.top[0][0] == "red"
@@ -46,10 +48,9 @@ def test_the_automatic_threshold_is_the_one_of_the_index(shop: Path) -> None:
 
 
 def test_with_one_label_all_is_a_match_without_a_margin(shop: Path, rng: np.random.Generator, picture: Picture) -> None:
-    index = Index.open(shop)
-    for colour in ("green", "blue", "yellow"):
-        index.remove(colour)
-    index.save(shop)
+    with Index.open(shop, write=True) as index:
+        for colour in ("green", "blue", "yellow"):
+            index.remove(colour)
     with Recogniser.open(shop) as recogniser:
         answer = recogniser(picture("green", rng))
     assert (recogniser.threshold, answer.status, answer.label, answer.margin) == (None, "match", "red", None)
@@ -65,7 +66,7 @@ def test_an_empty_index_knows_nothing(
 
 
 def test_a_picture_without_direction_is_unknown_and_no_crash(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Recogniser.open(shop, threshold=-1.0) as recogniser:
+    with Recogniser.open(shop, judgement=Judgement(threshold=-1.0)) as recogniser:
         monkeypatch.setattr(recogniser.extractor.backend, "run", lambda images: np.zeros((1, 8), np.float32))
         assert recogniser(np.zeros((40, 40, 3), np.uint8)).status == "unknown"
 
@@ -102,10 +103,77 @@ def test_another_model_is_refused(
         Recogniser.open(shop, other)
 
 
-@pytest.mark.parametrize("threshold", [1.5, -2.0, float("nan")])
-def test_a_threshold_that_is_no_similarity_is_refused(shop: Path, threshold: float) -> None:
-    with pytest.raises(OptionError, match="between -1 and 1"):
-        Recogniser.open(shop, threshold=threshold)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        *(({"threshold": value}, "threshold must be auto or between -1 and 1") for value in (1.5, -2.0, float("nan"))),
+        *(({"margin": value}, "margin must be auto or between 0 and 1") for value in (1.5, -0.1, float("nan"))),
+        ({"top_labels": 0}, "number of labels to list must be 1 or more"),
+    ],
+)
+def test_a_judgement_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Judgement(**values)
+
+
+def judged(
+    index: Index, *hits: tuple[str, float], threshold: float = 0.5, margin: float | Literal["auto"] = 0.1, top: int = 5
+) -> Recognition:
+    judgement = Judgement(threshold=threshold, margin=margin, top_labels=top)
+    found = [Hit(key, label, f"{key}.jpg", similarity, {"key": key}) for key, (label, similarity) in enumerate(hits, 1)]
+    return judgement.judge(found, index, {"search": 1.0})
+
+
+@pytest.fixture
+def empty(model: Path, make_card: Callable[..., ModelCard]) -> Index:
+    return Index.create(make_card(), model)
+
+
+def test_labels_nearer_than_the_margin_are_candidates_with_what_they_have_in_common(empty: Index) -> None:
+    answer = judged(empty, ("tea/green/1kg", 0.9), ("tea/green/500g", 0.85), ("tea/black", 0.801), ("tea", 0.79))
+    assert (answer.status, answer.label) == ("ambiguous", "tea")
+    assert answer.candidates == ("tea/green/1kg", "tea/green/500g", "tea/black")
+    assert (answer.similarity, answer.margin) == (0.9, pytest.approx(0.05))
+    nearer = judged(empty, ("tea/green/1kg", 0.9), ("tea/green/500g", 0.85), ("tea/black", 0.7))
+    assert (nearer.status, nearer.label) == ("ambiguous", "tea/green")
+    nothing = judged(empty, ("tea/green", 0.9), ("cup", 0.85))
+    assert (nothing.status, nothing.label, nothing.candidates) == ("ambiguous", None, ("tea/green", "cup"))
+
+
+def test_a_label_that_is_far_enough_ahead_is_a_match(empty: Index) -> None:
+    answer = judged(empty, ("tea", 0.9), ("cup", 0.75))
+    assert (answer.status, answer.label, answer.candidates) == ("match", "tea", ("tea",))
+    assert answer.margin == pytest.approx(0.15)
+    assert (answer.hit is not None and answer.hit.view, answer.metadata) == ("1.jpg", {"key": 1})
+
+
+def test_without_a_margin_nothing_is_ambiguous(empty: Index) -> None:
+    answer = judged(empty, ("tea", 0.9), ("cup", 0.9), margin=0)
+    assert (answer.status, answer.label, answer.margin) == ("match", "tea", 0)
+
+
+def test_unknown_comes_before_ambiguous(empty: Index) -> None:
+    answer = judged(empty, ("tea", 0.49), ("cup", 0.48))
+    assert (answer.status, answer.label, answer.candidates) == ("unknown", None, ())
+    assert answer.top == (("tea", 0.49), ("cup", 0.48))
+    assert judged(empty, ("tea", 0.5)).status == "match"
+    assert judged(empty) == Recognition("unknown", None, 0.0, None, (), {"search": 1.0})
+
+
+def test_the_label_that_won_a_tie_by_its_other_views_is_not_behind_the_second(empty: Index) -> None:
+    answer = judged(empty, ("tea", 0.896), ("cup", 0.9))
+    assert (answer.status, answer.label, answer.candidates, answer.margin) == ("ambiguous", None, ("tea", "cup"), 0)
+    assert judged(empty, ("tea", 0.896), ("cup", 0.9), margin=0).label == "tea"
+
+
+def test_the_automatic_margin_is_the_one_of_the_index(empty: Index) -> None:
+    empty.set(margin=0.2)
+    assert judged(empty, ("tea", 0.9), ("cup", 0.71), margin="auto").status == "ambiguous"
+    assert judged(empty, ("tea", 0.9), ("cup", 0.69), margin="auto").status == "match"
+
+
+def test_as_many_labels_are_listed_as_asked_for(empty: Index) -> None:
+    assert judged(empty, ("tea", 0.9), ("cup", 0.7), ("pan", 0.6), top=1).top == (("tea", 0.9),)
 
 
 def test_a_grey_image_is_refused_with_its_shape(shop: Path) -> None:
