@@ -112,8 +112,8 @@ def goal_line(measured: Measured, dim: int) -> str:
     allowed = GOAL_FACTOR * (dim + GOAL_EXTRA)
     verdict = "met" if measured.recall >= GOAL_RECALL and measured.size <= allowed else "missed"
     return (
-        f"{GOAL_WAY}: recall {measured.recall:.4f} with {measured.size:.0f} bytes an item; the goal, {GOAL_RECALL} with "
-        f"at most {allowed:.0f}, is **{verdict}**."
+        f"{GOAL_WAY}: recall {measured.recall:.4f} with {measured.size:.0f} bytes an item; the goal, {GOAL_RECALL} "
+        f"with at most {allowed:.0f}, is **{verdict}**."
     )
 
 

@@ -1,5 +1,8 @@
 """Plain usearch, faiss and hnswlib as ways of index_ways.py; imported only in the process that measures one."""
 
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,9 +93,7 @@ class HnswlibWay:
     note = f"f32, M {CONNECTIVITY}, built with {EXPANSION_ADD}"
 
     def __init__(self, dim: int) -> None:
-        import hnswlib
-
-        self._make = lambda: hnswlib.Index(space="ip", dim=dim)
+        self._make: Callable[[], Any] = partial(import_module("hnswlib").Index, space="ip", dim=dim)
         self._index = self._make()
 
     def build(self, descriptors_nd: Descriptors) -> None:
@@ -107,7 +108,8 @@ class HnswlibWay:
         self._index.load_index(str(path))
 
     def search(self, query_1d: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-        return self._index.knn_query(query_1d, k=count, num_threads=1)[0][0].astype(np.intp)
+        rows: NDArray[np.intp] = self._index.knn_query(query_1d, k=count, num_threads=1)[0][0].astype(np.intp)
+        return rows
 
     def work(self, effort: int) -> None:
         self._index.set_ef(effort)
@@ -139,15 +141,15 @@ def faiss_hnsw(_count: int, dim: int) -> FaissWay:
 def faiss_ivfpq(count: int, dim: int) -> FaissWay:
     faiss = _faiss()
     lists = min(round(4 * count**0.5), min(count, MOST_TRAINED_ON) // FEWEST_A_LIST)
-    coarse = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFPQ(coarse, dim, lists, dim // VALUES_A_CODE, 8, faiss.METRIC_INNER_PRODUCT)
-    index._coarse = coarse  # faiss does not own it
+    index = faiss.index_factory(dim, f"IVF{lists},PQ{dim // VALUES_A_CODE}x8np", faiss.METRIC_INNER_PRODUCT)
+    _silence(index.pq)
     return FaissWay(index, f"{dim // VALUES_A_CODE} bytes, {lists} lists", PROBES, "nprobe")
 
 
 def faiss_pq(_count: int, dim: int) -> FaissWay:
     faiss = _faiss()
     index = faiss.IndexPQ(dim, dim // VALUES_A_CODE, 8, faiss.METRIC_INNER_PRODUCT)
+    _silence(index.pq)
     return FaissWay(index, f"{dim // VALUES_A_CODE} bytes, every descriptor", (0,), "")
 
 
@@ -155,7 +157,10 @@ def hnswlib_graph(_count: int, dim: int) -> HnswlibWay:
     return HnswlibWay(dim)
 
 
-def _faiss() -> ModuleType:
-    import faiss
+def _silence(quantiser: Any) -> None:
+    """Without this it warns of few descriptors once for each byte of a code."""
+    quantiser.cp.min_points_per_centroid = 1
 
-    return faiss
+
+def _faiss() -> ModuleType:
+    return import_module("faiss")

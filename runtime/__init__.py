@@ -7,4 +7,15 @@ from deepir.runtime.label_search import Hit
 from deepir.runtime.recogniser import Judgement, Recogniser, Recognition
 from deepir.runtime.source import Frame, Source, open_source
 
-__all__ = ["Extractor", "Frame", "Hit", "Index", "Item", "Judgement", "Recogniser", "Recognition", "Source", "open_source"]
+__all__ = [
+    "Extractor",
+    "Frame",
+    "Hit",
+    "Index",
+    "Item",
+    "Judgement",
+    "Recogniser",
+    "Recognition",
+    "Source",
+    "open_source",
+]

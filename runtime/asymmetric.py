@@ -1,14 +1,17 @@
 """References described by a heavy model, asked for by a light one: only where the light one learnt from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from deepir.descriptors import Descriptors, similarities
 from deepir.errors import GateError, InputError
+from deepir.image import Image
 from deepir.runtime.extractor import Extractor
+from deepir.runtime.pictures import read_picture
 
 MOST_PICTURES = 256
 FEWEST_PICTURES = 8
@@ -66,12 +69,14 @@ def compare(queries_nd: Descriptors, references_nd: Descriptors) -> Compatibilit
     return Compatibility(float(own_n.mean()), float(found.mean()), len(own_n))
 
 
-def check_compatible(student: Extractor, teacher: Extractor, pictures: Sequence[Path]) -> Compatibility:
+def check_compatible(
+    student: Extractor, teacher: Extractor, pictures: Sequence[Path], *, skip_unreadable: bool = False
+) -> Compatibility:
     """Describe up to MOST_PICTURES with both models and refuse a pair that does not fit together.
 
     Raises:
         GateError: The student's descriptors do not find the teacher's: it was not distilled from that teacher.
-        InputError: Too few pictures, or one that cannot be read.
+        InputError: Too few pictures, or one that cannot be read and must not be left out.
     """
     if student.spec.dim != teacher.spec.dim:
         message = (
@@ -80,8 +85,12 @@ def check_compatible(student: Extractor, teacher: Extractor, pictures: Sequence[
         )
         raise GateError(message)
     rows = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_PICTURES)).round().astype(int))
-    chosen = [pictures[row] for row in rows]
-    result = compare(student.describe_files(chosen), teacher.describe_files(chosen))
+    given = (read_picture(pictures[row], skip_unreadable=skip_unreadable) for row in rows)
+    images = (image for image in given if image is not None)
+    described = [(student.describe(batch), teacher.describe(batch)) for batch in _batches(images, student.batch_size)]
+    empty_nd = np.empty((0, student.spec.dim), np.float32)
+    queries, references = zip((empty_nd, empty_nd), *described, strict=True)
+    result = compare(np.concatenate(queries), np.concatenate(references))
     if not result.passed:
         message = (
             f"the student does not find what the teacher described ({result}): was it distilled from that teacher? "
@@ -89,3 +98,8 @@ def check_compatible(student: Extractor, teacher: Extractor, pictures: Sequence[
         )
         raise GateError(message)
     return result
+
+
+def _batches(images: Iterator[Image], size: int) -> Iterator[list[Image]]:
+    while batch := list(islice(images, size)):
+        yield batch

@@ -113,9 +113,7 @@ def calibrate(index: Index, far: float, unknown_nd: Descriptors | None = None) -
     """
     labels = len(index.labels)
     if labels < (2 if unknown_nd is None else 1):
-        others = "" if unknown_nd is not None else ", or give pictures of other things with --unknown DIR"
-        message = f"the index has {labels} labels, too few for a threshold: add labels{others}"
-        raise InputError(message)
+        raise _too_few(labels)
     nearest = nearest_views(index)
     if unknown_nd is not None:
         best_u = np.array([hits[0].similarity for hits in index.search_many(unknown_nd, 1)], np.float32)
@@ -124,9 +122,13 @@ def calibrate(index: Index, far: float, unknown_nd: Descriptors | None = None) -
         return Calibration(threshold, best_u, nearest)
     fitted = index.fit_threshold(far)
     if fitted is None:
-        message = f"the {labels} labels of the index give no threshold: give pictures of other things with --unknown DIR"
-        raise InputError(message)
+        raise _too_few(labels)
     return Calibration(fitted, nearest.other_n, nearest)
+
+
+def _too_few(labels: int) -> InputError:
+    others = ", or give pictures of other things with --unknown DIR" if labels else ""
+    return InputError(f"the index has {labels} labels, too few for a threshold: add labels{others}")
 
 
 def nearest_views(index: Index) -> NearestViews:

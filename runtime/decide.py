@@ -1,17 +1,28 @@
 """What a stream shows: each frame alone, several frames by vote, or a place that a sequence of frames agrees on."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from deepir.errors import OptionError
 from deepir.runtime.frame import Frame
+from deepir.runtime.index import Index
 from deepir.runtime.label_search import Hit
+from deepir.runtime.place_hits import PlaceHit
+from deepir.runtime.place_threshold import fit_place_threshold
 from deepir.runtime.places import Moment, PlaceOptions, PlaceTracker
-from deepir.runtime.recogniser import Recogniser, Recognition, Status
-from deepir.runtime.vote import Vote, Votes
+from deepir.runtime.pose import Spot
+from deepir.runtime.recogniser import Recogniser, Recognition
+from deepir.runtime.vote import Status, Vote, Votes
 
 Mode = Literal["item", "place"]
+
+_GAP = 2.0
+"""Seconds without a frame after which a camera may show something else: what the frames before said is forgotten."""
+
+_NEIGHBOURS = 2
+"""Keys on either side that show the same place where a map's threshold is learnt from the map itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,51 +55,103 @@ class Decision:
     Attributes:
         status: As of `Recognition`.
         label: Of the vote or the place; None when unknown.
+        similarity: Mean of the frames that agree; None where none does.
         votes: How many frames agree.
         of: How many were looked at.
+        hit: The stored view of a place; None for labels, and when unknown.
     """
 
     status: Status
     label: str | None
+    similarity: float | None
     votes: int
     of: int
+    hit: PlaceHit | None = None
 
 
 class Decider:
-    """Takes the frames of a source one after another; not from two threads at once."""
+    """Takes the frames of a source one after another; not from two threads at once.
 
-    def __init__(self, recogniser: Recogniser, deciding: Deciding) -> None:
+    Raises:
+        OptionError: Seconds are to be left out of a map whose items have no time.
+    """
+
+    def __init__(self, recogniser: Recogniser, deciding: Deciding, *, live: bool = False) -> None:
         self._recogniser = recogniser
+        self._options = deciding.places
         self._votes = None if deciding.vote is None else Votes(deciding.vote)
         self._places = PlaceTracker(deciding.places) if deciding.mode == "place" else None
+        self._live = live
+        self._queries = 0
+        self._last: float | None = None
+        self._map: Index | None = None
+        if self._places is not None:
+            self._learn_map(self._places)
 
     def __call__(self, frame: Frame) -> tuple[Recognition, Decision | None]:
         """What the frame shows, and what it decides together with those before it; None where it decides alone."""
+        self._forget_after_gap(frame)
         if self._places is not None:
             return self._place(frame, self._places)
         recognition = self._recogniser(frame.image)
         if self._votes is None:
             return recognition, None
         result = self._votes.add(recognition.status, recognition.label, recognition.similarity)
-        return recognition, Decision(result.status, result.label, result.votes, result.frames)
+        return recognition, Decision(result.status, result.label, result.similarity, result.votes, result.frames)
+
+    def _forget_after_gap(self, frame: Frame) -> None:
+        if self._live and self._last is not None and frame.captured - self._last > _GAP:
+            if self._votes is not None:
+                self._votes.reset()
+            if self._places is not None:
+                self._places.reset()
+        self._last = frame.captured
 
     def _place(self, frame: Frame, places: PlaceTracker) -> tuple[Recognition, Decision]:
         recogniser = self._recogniser
+        self._learn_map(places)
         described = recogniser.describe(frame.image)
         query_1d, index = described.query_1d, recogniser.index
-        places.threshold = recogniser.threshold
         # items carry the time at which they were seen: of a file its own seconds, else the time of day
         seen_at = frame.time if frame.time is not None else time.time()
-        moment = Moment(frame.number, seen_at, index.newest_key)
+        self._queries += 1
+        moment = Moment(self._queries, seen_at, index.newest_key)
         started = time.perf_counter()
         result = places.update(
             lambda count: [] if query_1d is None else index.search(query_1d, count), moment, frame.image
         )
         milliseconds = {**described.milliseconds, "search": 1000 * (time.perf_counter() - started)}
-        # several places may have one label, which is no doubt about the label
-        best: dict[str, Hit] = {}
-        for hit in result.candidates:
-            best.setdefault(hit.label, Hit(hit.key, hit.label, hit.view, hit.similarity, hit.metadata))
-        recognition = recogniser.judgement.judge(list(best.values()), index, milliseconds)
+        hits = [Hit(hit.key, hit.label, hit.view, hit.similarity, hit.metadata) for hit in result.candidates]
+        recognition = recogniser.judgement.judge(hits, index, milliseconds)
         label = None if result.hit is None else result.hit.label
-        return recognition, Decision(result.status, label, result.support, result.queries)
+        similarity = result.similarity if result.candidates else None
+        return recognition, Decision(result.status, label, similarity, result.support, result.queries, result.hit)
+
+    def _learn_map(self, places: PlaceTracker) -> None:
+        """Where a place begins to be known, once for each state of the map.
+
+        The threshold of labels takes neighbours for strangers where every view has a label of its own.
+        """
+        index, judgement = self._recogniser.index, self._recogniser.judgement
+        if index is self._map:
+            return
+        self._map = index
+        spots = [Spot.read(item.key, item.metadata) for item in index.items()]
+        _check_times(self._options, spots)
+        stored = index.threshold
+        if judgement.threshold != "auto" or (stored is not None and stored.basis == "unknown"):
+            places.threshold = self._recogniser.threshold
+            return
+        same = replace(self._options.same, window=max(_NEIGHBOURS, self._options.same.window))
+        fitted = fit_place_threshold(index.descriptors(), spots, same, index.footer.far)
+        places.threshold = None if fitted is None else fitted.value
+
+
+def _check_times(options: PlaceOptions, spots: Sequence[Spot]) -> None:
+    exclude = options.exclude
+    if exclude is not None and exclude.seconds is not None and not any(spot.time is not None for spot in spots):
+        message = (
+            f"no item of the map has a time, so the last {exclude} cannot be left out: store one with each item "
+            '(metadata {"time": seconds}), or leave out a number of items'
+        )
+        raise OptionError(message)

@@ -11,12 +11,20 @@ import numpy as np
 from deepir.datasets import LabelledImage
 from deepir.descriptors import Descriptors
 from deepir.errors import InputError, OptionError
-from deepir.image import Image, list_images, read_image
+from deepir.image import Image, list_images
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.index_whitening import WhitenConfig
 from deepir.runtime.items import Metadata
-from deepir.runtime.pictures import THUMBNAIL, check_side, encode_thumbnail, find_pictures, keep_thumbnail, source_text
+from deepir.runtime.pictures import (
+    THUMBNAIL,
+    check_side,
+    encode_thumbnail,
+    find_pictures,
+    keep_thumbnail,
+    read_picture,
+    source_text,
+)
 from deepir.runtime.progress import Advance
 from deepir.runtime.view_filter import Glance, Stored, blurred, glance_at, repeated
 
@@ -134,7 +142,7 @@ class _Work:
                     yield self._looked_at(image, pixels, descriptor_1d)
             self._advance(len(batch))
             given += len(readable)
-        if not given:
+        if images and not given:
             tried = len(self.done.unreadable) - before
             message = f"none of the {tried} pictures can be decoded, the first is {images[0].path}"
             raise InputError(message)
@@ -184,13 +192,11 @@ class _Work:
     def _read(self, batch: Sequence[LabelledImage]) -> list[tuple[LabelledImage, Image]]:
         readable = []
         for image in batch:
-            try:
-                readable.append((image, read_image(image.path)))
-            except InputError as error:
-                if not self._enrolment.skip_unreadable:
-                    message = f"{error}; --skip-unreadable leaves such files out"
-                    raise InputError(message) from error
+            pixels = read_picture(image.path, skip_unreadable=self._enrolment.skip_unreadable)
+            if pixels is None:
                 self.done.unreadable.append(image.path)
+            else:
+                readable.append((image, pixels))
         return readable
 
 

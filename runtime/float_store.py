@@ -1,4 +1,4 @@
-"""Descriptors of an index that was never saved: kept as they are until it is, so that what their codes cost can be measured."""
+"""Descriptors of an index that was never saved: kept as they are, so that what their codes cost can be measured."""
 
 import numpy as np
 from numpy.typing import NDArray

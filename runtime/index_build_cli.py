@@ -102,7 +102,8 @@ def build(out: Path, folder: Path, model: Path, teacher: Path | None, **options:
         describer, references = student, None
         if teacher is not None:
             describer = stack.enter_context(Extractor.open(teacher, backend))
-            fit = check_compatible(student, describer, [image.path for image in images])
+            paths = [image.path for image in images]
+            fit = check_compatible(student, describer, paths, skip_unreadable=enrolment.skip_unreadable)
             references = reference_to(describer.card, teacher)
             click.echo(f"with {teacher}: {fit}", err=True)
         index.setup(references=references, thumbnails=enrolment.thumbnails)

@@ -176,8 +176,13 @@ class Contents:
         return store.to_bytes(), sections, footer
 
     def _set(self, setting: Setting) -> None:
-        given = {"threshold": setting.threshold, "far": setting.far, "margin": setting.margin}
-        self.footer = replace(self.footer, **{name: value for name, value in given.items() if value is not None})
+        now = self.footer
+        self.footer = replace(
+            now,
+            threshold=now.threshold if setting.threshold is None else setting.threshold,
+            far=now.far if setting.far is None else setting.far,
+            margin=now.margin if setting.margin is None else setting.margin,
+        )
         self._stale = (self._stale or setting.far is not None) and setting.threshold is None
 
 

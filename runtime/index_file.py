@@ -19,7 +19,7 @@ from pathlib import Path
 from deepir.errors import IndexFileError, InputError
 from deepir.files import remove_leftovers, replacing
 from deepir.reading import default_workers
-from deepir.runtime.index_footer import Footer
+from deepir.runtime.index_footer import Footer, OtherVersionError
 
 _MAGIC = b"DEEPIRX3"
 _OLDER_MAGICS = (b"DEEPIRX1",)
@@ -180,7 +180,7 @@ def _split(content: memoryview, identity: tuple[int, int]) -> Opened:
     if len(content) < _TRAILER_SIZE or magic != _MAGIC:
         if magic in _OLDER_MAGICS:
             message = "an earlier version of deepir wrote it, and this one reads only its own form"
-            raise IndexFileError(message)
+            raise OtherVersionError(message)
         message = "it has no deepir footer (cut short, lengthened, or written by another program)"
         raise NoFooterError(message)
     hashed = len(content) - len(_MAGIC) - _DIGEST_SIZE

@@ -1,7 +1,7 @@
 """What deepir knows of the descriptors in an index: the model, their form, the threshold, the generation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,10 @@ SCHEMA = "deepir.index/3"
 
 MARGIN = 0.02
 """How far the second label must be behind the first, or the answer is `ambiguous` (docs/benchmarks.md)."""
+
+
+class OtherVersionError(IndexFileError):
+    """The file is whole, and another version of deepir wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,15 @@ class Footer:
         """Read what `to_json` wrote.
 
         Raises:
-            IndexFileError: Another schema, or fields that are not as expected.
+            OtherVersionError: Another schema, or fields that are not as expected.
         """
         try:
             fields: dict[str, Any] = json.loads(text)
             schema = fields.pop("schema")
             if schema != SCHEMA:
                 message = f"it has the schema {schema!r}, this version reads {SCHEMA}"
-                raise IndexFileError(message)
-            kinds = {
+                raise OtherVersionError(message)
+            kinds: dict[str, Callable[[Any], object]] = {
                 "model": lambda values: ModelReference(**values),
                 "references": lambda values: ModelReference(**values),
                 "codes": lambda values: Codes(**values),
@@ -113,9 +117,11 @@ class Footer:
             }
             needed = {"model", "codes"}
             made = {
-                name: make(fields[name]) for name, make in kinds.items() if name in needed or fields.get(name) is not None
+                name: make(fields[name])
+                for name, make in kinds.items()
+                if name in needed or fields.get(name) is not None
             }
             return cls(**{**fields, **made})
         except (AttributeError, KeyError, TypeError, ValueError, OptionError) as error:
             message = f"its footer cannot be read ({error!r})"
-            raise IndexFileError(message) from error
+            raise OtherVersionError(message) from error

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from deepir.errors import IndexFileError, InputError
-from deepir.files import flush_folder
+from deepir.files import flush_folder, replacing
 
 _MAGIC = b"DEEPIRJ1"
 _DIGEST_SIZE = 32
@@ -53,11 +53,15 @@ class Recorded:
         continues: Digest of the index whose changes these are; empty where there is no journal.
         records: In order.
         place: Behind the last of them.
+        rest: Bytes behind that which are no whole record.
+        damaged: Whether these are damage; else a record was cut off there before it was acknowledged.
     """
 
     continues: str = ""
     records: Sequence[bytes] = ()
     place: Place = NEW
+    rest: int = 0
+    damaged: bool = False
 
 
 def journal_of(path: Path) -> Path:
@@ -140,6 +144,18 @@ def read_journal(path: Path) -> Recorded:
         IndexFileError: Damaged.
         InputError: Unreadable.
     """
+    recorded = scan_journal(path)
+    if recorded.damaged:
+        raise _damaged(path, recorded.place.end)
+    return recorded
+
+
+def scan_journal(path: Path) -> Recorded:
+    """What a journal holds up to where it is damaged; an absent file holds nothing.
+
+    Raises:
+        InputError: Unreadable.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -149,15 +165,53 @@ def read_journal(path: Path) -> Recorded:
         raise InputError(message) from error
     if not any(content) or (len(content) < _START and _MAGIC.startswith(content[: len(_MAGIC)])):
         # its first bytes were being written: no record was acknowledged yet
-        return Recorded()
+        return Recorded(rest=len(content))
     if not content.startswith(_MAGIC):
-        raise _damaged(path, 0)
-    records, place = [], Place(_START, zlib.crc32(content[:_START]))
-    while (record := _record_at(content, place, path)) is not None:
-        records.append(record)
-        (*_, content_sum) = _HEAD.unpack_from(content, place.end)
-        place = Place(place.end + _HEAD.size + len(record), content_sum)
-    return Recorded(content[len(_MAGIC) : _START].hex(), records, place)
+        return Recorded(rest=len(content), damaged=True)
+    records, place, damaged = [], Place(_START, zlib.crc32(content[:_START])), False
+    try:
+        while (record := _record_at(content, place, path)) is not None:
+            records.append(record)
+            (*_, content_sum) = _HEAD.unpack_from(content, place.end)
+            place = Place(place.end + _HEAD.size + len(record), content_sum)
+    except IndexFileError:
+        damaged = True
+    rest = len(content) - place.end
+    return Recorded(content[len(_MAGIC) : _START].hex(), records, place, rest, damaged)
+
+
+def records_behind(path: Path, place: Place) -> list[bytes]:
+    """The records behind a damaged place that are whole in themselves.
+
+    They tell what is lost, and cannot be trusted to happen: what stood before them is not known.
+    """
+    content, found = path.read_bytes(), []
+    start = content.find(_WRITTEN, place.end)
+    while start >= 0:
+        record = _alone_at(content, start)
+        found += [record] if record else []
+        start = content.find(_WRITTEN, start + (_HEAD.size + len(record) if record else 1))
+    return found
+
+
+def write_journal(path: Path, digest: str, records: Sequence[bytes]) -> None:
+    """Replace a journal by one that continues the index of this digest with these records, whole or not at all.
+
+    Raises:
+        InputError: The disk is full or cannot be written.
+    """
+    with replacing(path) as temporary, Journal(temporary, digest) as journal:
+        for record in records:
+            journal.append(record)
+
+
+def _alone_at(content: bytes, start: int) -> bytes:
+    """The record that begins there, whatever stands before it; nothing where none does."""
+    if start + _HEAD.size > len(content):
+        return b""
+    _, length, length_sum, content_sum = _HEAD.unpack_from(content, start)
+    record = content[start + _HEAD.size : start + _HEAD.size + length]
+    return record if len(record) == length and zlib.crc32(record, length_sum) == content_sum else b""
 
 
 def _record_at(content: bytes, place: Place, path: Path) -> bytes | None:

@@ -1,5 +1,6 @@
 """The pictures of stored views: small copies kept beside the index, and where the originals are."""
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -76,17 +77,35 @@ def find_pictures(item: Item, index_path: Path) -> list[Path]:
     return [path for path in ([original] if item.source else []) + small if path.is_file()]
 
 
+def read_picture(path: Path, *, skip_unreadable: bool) -> Image | None:
+    """A picture; None where it cannot be decoded and may be left out.
+
+    Raises:
+        InputError: It cannot be decoded and must not be left out.
+    """
+    try:
+        return read_image(path)
+    except InputError as error:
+        if skip_unreadable:
+            return None
+        message = f"{error}; --skip-unreadable leaves such files out"
+        raise InputError(message) from error
+
+
 def read_view(item: Item, index_path: Path) -> Image:
     """The picture of a stored view, from its original or else its small copy.
 
     Raises:
-        InputError: Neither is there, or it cannot be decoded.
+        InputError: Neither is there, or none can be decoded.
     """
     found = find_pictures(item, index_path)
     if not found:
         message = f"neither the picture {item.source or '(no path)'} of {item.label} nor a thumbnail of it is there"
         raise InputError(message)
-    return read_image(found[0])
+    for path in found[:-1]:
+        with contextlib.suppress(InputError):
+            return read_image(path)
+    return read_image(found[-1])
 
 
 def drop_unused(index_path: Path, items: list[Item]) -> int:

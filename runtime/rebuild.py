@@ -13,7 +13,8 @@ from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.index_whitening import WhitenConfig
 from deepir.runtime.items import Item
-from deepir.runtime.pictures import find_pictures, read_view, source_text
+from deepir.runtime.moved_views import copy_thumbnails, moved_sources
+from deepir.runtime.pictures import find_pictures, read_view
 from deepir.runtime.progress import Advance
 
 
@@ -46,6 +47,8 @@ class Rebuilt:
 def rebuild(old: Index, extractor: Extractor, rebuilding: Rebuilding, advance: Advance = lambda _done: None) -> Rebuilt:
     """Describe every view again from its original or its small copy; labels and metadata stay, keys are new.
 
+    Small copies are copied to where the new index will lie.
+
     Raises:
         InputError: Pictures are gone and `skip_missing` is off, or all are.
     """
@@ -63,7 +66,8 @@ def rebuild(old: Index, extractor: Extractor, rebuilding: Rebuilding, advance: A
     index = Index.create(extractor.card, rebuilding.model, far=footer.far, dtype=footer.codes.dtype)
     index.set(margin=footer.margin)
     index.setup(thumbnails=footer.thumbnails)
-    descriptors_nd = np.concatenate(list(_described(kept, extractor, rebuilding.old_path, advance)))
+    empty_nd = np.empty((0, extractor.spec.dim), np.float32)
+    descriptors_nd = np.concatenate([empty_nd, *_described(kept, extractor, rebuilding.old_path, advance)])
     if rebuilding.whiten is not None:
         photographs = [extractor.describe_files(group) for group in rebuilding.whiten.photographs]
         index.whiten(rebuilding.whiten.fit([descriptors_nd, *photographs], extractor.spec))
@@ -71,8 +75,9 @@ def rebuild(old: Index, extractor: Extractor, rebuilding: Rebuilding, advance: A
     for label, group in groupby(kept, key=lambda item: item.label):
         views = list(group)
         descriptors = np.stack([next(rows) for _ in views])
-        sources = [_source(item, rebuilding) for item in views]
+        sources = moved_sources([item.source for item in views], rebuilding.old_path, rebuilding.new_path)
         index.add(label, descriptors, sources, metadata=[item.metadata for item in views])
+    copy_thumbnails((item.metadata for item in kept), rebuilding.old_path, rebuilding.new_path)
     return Rebuilt(index, missing)
 
 
@@ -83,8 +88,3 @@ def _described(
         batch = items[start : start + extractor.batch_size]
         yield extractor.describe([read_view(item, index_path) for item in batch])
         advance(len(batch))
-
-
-def _source(item: Item, rebuilding: Rebuilding) -> str:
-    original = rebuilding.old_path.resolve().parent / item.source
-    return source_text(original, rebuilding.new_path) if original.is_file() else item.source

@@ -19,6 +19,7 @@ from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.items import Metadata
 from deepir.runtime.label_search import TIE, Hit
+from deepir.runtime.vote import Status
 
 TOP_LABELS = 5
 
@@ -27,9 +28,6 @@ _GROWTH = 4
 
 _SHORTEST = 0.5
 """A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
-
-
-Status = Literal["match", "ambiguous", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,7 @@ class Judgement:
         while True:
             hits = index.search_labels(query_1d, wanted)
             more = margin > 0 and len(hits) == wanted and hits[-1].similarity > hits[0].similarity - margin - TIE
-            if not more or common_ancestor(hit.label for hit in hits) is None:
+            if not more or common_ancestor(_candidates(hits, margin)) is None:
                 return hits
             wanted *= _GROWTH
 
@@ -134,11 +132,9 @@ class Judgement:
         threshold, margin = self.threshold_of(index), self.margin_of(index)
         similarity = hits[0].similarity if hits else 0.0
         known = bool(hits) and (threshold is None or similarity >= threshold)
-        # a label that lost a tie by its other views may have the more similar best view, even without a margin
-        near = tuple(hit.label for hit in hits[1:] if hit.similarity > similarity - margin) if margin else ()
-        candidates = (hits[0].label, *near) if known else ()
+        candidates = _candidates(hits, margin) if known else ()
         return Recognition(
-            status="unknown" if not known else "ambiguous" if near else "match",
+            status="unknown" if not known else "match" if len(candidates) == 1 else "ambiguous",
             label=common_ancestor(candidates),
             similarity=similarity,
             margin=max(0.0, similarity - hits[1].similarity) if len(hits) > 1 else None,
@@ -147,6 +143,15 @@ class Judgement:
             candidates=candidates,
             hit=hits[0] if hits else None,
         )
+
+
+def _candidates(hits: Sequence[Hit], margin: float) -> tuple[str, ...]:
+    """The first label, and those that are nearer to it than the margin.
+
+    A label that lost a tie by its other views may have the more similar best view, even without a margin.
+    """
+    near = [hit for hit in hits[1:] if margin > 0 and hit.similarity > hits[0].similarity - margin]
+    return tuple(hit.label for hit in (hits[0], *near))
 
 
 class Recogniser:

@@ -80,15 +80,15 @@ def run(options: RunOptions) -> Tally:
         watch = stack.enter_context(IndexWatch(options.index_path, recogniser.extractor.card, seen=seen).start())
         stack.enter_context(reads_again_at_sighup(watch))
         stack.enter_context(_ends_at_sigterm())
-        decider = Decider(recogniser, options.deciding)
+        decider = Decider(recogniser, options.deciding, live=source.live)
         for frame in _chosen(source, options):
             _take_new_index(watch, recogniser, quiet=options.quiet)
             recognition, decision = decider(frame)
             age = time.monotonic() - frame.captured
             write_line(frame, recognition, age, lines, decision)
-            shown = recognition
-            if decision is not None:
-                shown = replace(recognition, status=decision.status, label=decision.label)
+            shown = (
+                recognition if decision is None else replace(recognition, status=decision.status, label=decision.label)
+            )
             tally.count(shown)
             if video is not None:
                 video.write(annotate(frame.image, shown))

@@ -71,13 +71,25 @@ def record(frame: Frame, recognition: Recognition, age: float, decision: Decisio
         "margin": None if recognition.margin is None else round(recognition.margin, _DIGITS),
         "topk": [[label, round(similarity, _DIGITS)] for label, similarity in recognition.top],
         **({"candidates": recognition.candidates} if recognition.status == "ambiguous" else {}),
-        **({"metadata": dict(recognition.metadata)} if recognition.metadata else {}),
+        **({"metadata": dict(recognition.metadata)} if recognition.metadata and decision is None else {}),
         "ms": {step: round(value, 2) for step, value in recognition.milliseconds.items()},
     }
-    if decision is None:
-        return facts
-    own = {"frame_status": recognition.status, "frame_label": recognition.label}
-    return {**facts, "status": decision.status, "label": decision.label, **own, "votes": [decision.votes, decision.of]}
+    return facts if decision is None else {**facts, **_decided(recognition, decision)}
+
+
+def _decided(recognition: Recognition, decision: Decision) -> dict[str, Any]:
+    """What several frames decided, and what the newest of them would have said alone."""
+    hit = decision.hit
+    place = {} if hit is None else {"key": hit.key, "view": hit.view, "metadata": dict(hit.metadata)}
+    return {
+        "status": decision.status,
+        "label": decision.label,
+        "votes": [decision.votes, decision.of],
+        "votes_similarity": None if decision.similarity is None else round(decision.similarity, _DIGITS),
+        "frame_status": recognition.status,
+        "frame_label": recognition.label,
+        **place,
+    }
 
 
 def write_line(

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,7 +239,8 @@ def most_similar(keys: Keys, similarity_n: NDArray[np.float32], count: int) -> N
 
 def is_usearch(content: memoryview) -> bool:
     """Whether the bytes of a usearch file begin so, damaged or not."""
-    return _head_of(content).startswith(_HEAD)
+    head = _head_of(content)
+    return head.startswith(_HEAD) and len(head) == _HEAD_SIZE
 
 
 def is_marked(content: memoryview) -> bool:
@@ -269,4 +270,4 @@ def load_usearch() -> ModuleType:
         ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
     import usearch.index
 
-    return cast("ModuleType", usearch.index)
+    return usearch.index

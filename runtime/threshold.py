@@ -18,9 +18,6 @@ from deepir.errors import OptionError, ShapeError
 FALSE_ACCEPTS = 0.01
 """Wanted share of unknown images that are taken for a label."""
 
-MARGIN = 0.03
-"""Of the wrong labels of photographs about half lead the second label by less, of the right ones a tenth."""
-
 _TAIL_GROUPS = 5
 _WIDEST_TAIL = 0.5
 _FEWEST_FINDINGS = 2.0
@@ -46,8 +43,8 @@ class Threshold:
         impostors: How many pictures were compared with what they do not show.
         basis: `views` when those were stored views, compared with the other labels; `unknown` when they were pictures
             of things that are not in the index.
-        extrapolated: There are fewer than 1 / far labels (or pictures of unknown things), so that the value stands
-            where none of them was seen.
+        extrapolated: So few labels (or pictures of unknown things) do not show one case in 1 / far, and the value
+            stands where none of them was seen.
     """
 
     value: float
@@ -57,7 +54,9 @@ class Threshold:
     extrapolated: bool = False
 
 
-def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float = FALSE_ACCEPTS) -> Threshold | None:
+def fit_threshold(
+    descriptors_nd: Descriptors, labels: Sequence[str], far: float = FALSE_ACCEPTS, *, all_labels: int | None = None
+) -> Threshold | None:
     """The similarity to a view of another label that a share `far` of left-out labels exceeds.
 
     It holds for unknown things of the kind of the known ones. Others are rejected more often, and so are known things
@@ -72,6 +71,8 @@ def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float
         descriptors_nd: Of length 1.
         labels: One for each row.
         far: Above 0, below 1.
+        all_labels: How many labels the index has, when these are the views of only some: as many times as it has more,
+            an unknown thing may be taken for one.
 
     Returns:
         None with fewer than two labels: there is nothing to mistake a view for.
@@ -89,9 +90,10 @@ def fit_threshold(descriptors_nd: Descriptors, labels: Sequence[str], far: float
         return None
     rows = _sample(len(descriptors_nd))
     best_r = _best_of_other_labels(descriptors_nd, label_n, rows)
-    # something unknown meets one label more than a view whose own label is left out
-    met = 1 - 1 / len(names)
-    return Threshold(_exceeded_by(far * met, best_r, label_n[rows]), far, len(rows), "views", len(names) * far < 1)
+    # something unknown meets all labels, a view only the others that are here
+    met = (len(names) - 1) / max(len(names), all_labels or 0)
+    value = _exceeded_by(far * met, best_r, label_n[rows])
+    return Threshold(value, far, len(rows), "views", len(names) * far * met < 1)
 
 
 def threshold_from_unknown(best_n: NDArray[np.float32], far: float = FALSE_ACCEPTS) -> Threshold:

@@ -65,9 +65,7 @@ def sampled_rows(views: LabelledViews) -> Rows:
     return np.unique(np.linspace(0, len(views) - 1, min(len(views), most)).round().astype(np.int64))
 
 
-def compared(
-    index: Index, views: LabelledViews, rows: Rows
-) -> Iterator[tuple[Rows, slice, NDArray[np.float32]]]:
+def compared(index: Index, views: LabelledViews, rows: Rows) -> Iterator[tuple[Rows, slice, NDArray[np.float32]]]:
     """The similarities of these views with all views: some of the rows, a block, and the similarities (S, C).
 
     Of the same rows all blocks follow each other; the similarity of a view to itself is -infinity.

@@ -52,7 +52,7 @@ def blurred(glances: Sequence[Glance]) -> list[int]:
     if len(glances) < _FEWEST_TO_COMPARE:
         return []
     sharpness_n = np.array([glance.sharpness for glance in glances])
-    return np.flatnonzero(sharpness_n < _BLURRED * np.median(sharpness_n)).tolist()
+    return [int(row) for row in np.flatnonzero(sharpness_n < _BLURRED * np.median(sharpness_n))]
 
 
 def repeated(glances: Sequence[Glance], descriptors_nd: Descriptors, stored: Stored | None = None) -> list[int]:

@@ -78,6 +78,17 @@ def picture(colour: str, rng: np.random.Generator, size: tuple[int, int] = (48, 
     return pixels
 
 
+def texture(seed: int, size: tuple[int, int] = (120, 160)) -> Image:
+    """Something with coarse and fine detail, as photographs have; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((*size, 3), np.float32)
+    for cells in (3, 6, 12, 24, 48, 96):
+        noise = rng.normal(size=(cells, cells, 3)).astype(np.float32)
+        total += cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC) / np.sqrt(cells)
+    pixels: NDArray[np.uint8] = np.clip(128 + 60 * total, 0, 255).astype(np.uint8)
+    return pixels
+
+
 def write_picture(path: Path, image: Image) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1]))
@@ -112,6 +123,11 @@ def give_write_model() -> Callable[..., Path]:
 @pytest.fixture(scope="session", name="picture")
 def give_picture() -> Callable[..., Image]:
     return picture
+
+
+@pytest.fixture(scope="session", name="texture")
+def give_texture() -> Callable[..., Image]:
+    return texture
 
 
 @pytest.fixture(scope="session", name="write_picture")

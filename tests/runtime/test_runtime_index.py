@@ -59,19 +59,18 @@ def saved(index: Index, path: Path) -> Path:
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    size=st.integers(1, 40),
-    count=st.integers(1, 50),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 50)),
     dtype=st.sampled_from(DTYPES),
 )
 def test_search_gives_what_comparing_with_every_descriptor_gives(
     seed: int,
-    size: int,
-    count: int,
+    sizes: tuple[int, int],
     dtype: Dtype,
     tmp_path_factory: pytest.TempPathFactory,
     make_card: MakeCard,
     unit_rows: Rows,
 ) -> None:
+    size, count = sizes
     model = tmp_path_factory.mktemp("model") / "any.onnx"
     model.write_bytes(b"only its hash matters")
     rng = np.random.default_rng(seed)

@@ -67,7 +67,8 @@ for thread in threads:
     thread.start()
 for label in range(LABELS):
     rows = range(label * VIEWS, (label + 1) * VIEWS)
-    index.add(f"label {label}", rows_nd[list(rows)], [str(row) for row in rows], metadata=[{"row": row} for row in rows])
+    names, metadata = [str(row) for row in rows], [{"row": row} for row in rows]
+    index.add(f"label {label}", rows_nd[list(rows)], names, metadata=metadata)
     if label % 4 == 3:
         index.remove(f"label {label - 3}")
     if label % 16 == 15:

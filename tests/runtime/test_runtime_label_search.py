@@ -131,16 +131,16 @@ def test_the_search_grows_until_there_are_labels_enough_and_no_further() -> None
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 60), labels=st.integers(1, 12), near=st.booleans())
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.tuples(st.integers(1, 60), st.integers(1, 12)), near=st.booleans())
 def test_an_index_names_the_labels_that_comparing_every_view_names(
     seed: int,
-    size: int,
-    labels: int,
+    sizes: tuple[int, int],
     near: bool,
     tmp_path_factory: pytest.TempPathFactory,
     make_card: MakeCard,
     unit_rows: Rows,
 ) -> None:
+    size, labels = sizes
     folder: Path = tmp_path_factory.mktemp("index")
     (folder / "any.onnx").write_bytes(b"only its hash matters")
     rng = np.random.default_rng(seed)

@@ -100,7 +100,9 @@ def test_signs_alone_order_poorly_and_the_codes_behind_them_order_well(
         distance_n = (bits_nd != bits_nd[row]).sum(axis=1)
         by_signs += len(expected & set(np.argsort(distance_n, kind="stable")[:5].tolist()))
         by_codes += len(expected & set((store.search(rows_nd[row], 5).keys - 1).tolist()))
-    assert by_codes >= 145 > 140 > by_signs
+    # of 150
+    assert by_codes >= 145
+    assert by_signs < 140
 
 
 @pytest.mark.parametrize("count", [8, 9, 16, 17, 100])
