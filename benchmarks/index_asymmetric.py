@@ -14,16 +14,16 @@ from pathlib import Path
 
 import click
 import numpy as np
-from index_unknown import PLACES, SCENES, Rows, Split, describe_photos, markdown
+from index_unknown import PLACES, SCENES, Split, describe_photos, markdown
 from index_unknown import Photos as Described
 from shop_photos import Photos, read_photos
 
-from deepir.descriptors import Descriptors, similarities
+from deepir.descriptors import Descriptors
 from deepir.distill.whitening import spread
 from deepir.errors import reports_errors
 from deepir.image import list_images
-from deepir.runtime.asymmetric import MOST_PICTURES, compare
-from deepir.runtime.threshold import Threshold, fit_threshold
+from deepir.runtime.asymmetric import MOST_PICTURES, Compatibility, compare
+from deepir.runtime.threshold import fit_threshold
 from deepir.score import score
 
 WISHES = (0.05, 0.01)
@@ -90,3 +90,106 @@ class Bench:
         others = [self._paths[row] for row in self.described("teacher").of(*PLACES)]
         groups = {"train": self.photos.train, "references": self.photos.references, "places": others}
         return {name: spread(paths, MOST_PICTURES) for name, paths in groups.items()}
+
+
+def retrieval_table(bench: Bench) -> Iterator[list[str]]:
+    """Mean average precision and recall@1 of each set, and their means."""
+    sets = bench.photos.sets
+    yield ["queries -> references", "fit", *sets, "mean mAP", "mean R@1"]
+    for pair in PAIRS:
+        found = []
+        for dataset in sets.values():
+            queries_qd = bench.of(pair.queries, [query.image for query in dataset.queries])
+            scores = score(dataset, queries_qd, bench.of(pair.references, dataset.database))
+            found.append((100 * scores.mean_ap, 100 * scores.recall_at[1]))
+        means = np.mean(found, axis=0)
+        cells = [f"{mean_ap:.1f} / {recall:.1f}" for mean_ap, recall in found]
+        yield [str(pair), _answer(fits=pair.fits), *cells, *(f"{mean:.1f}" for mean in means)]
+
+
+def compatibility_table(bench: Bench) -> Iterator[list[str]]:
+    """The figures of `compare` on each group of pictures, and its verdict."""
+    groups = bench.groups()
+    yield ["queries -> references", "fit", *(f"{name} ({len(paths)})" for name, paths in groups.items())]
+    for pair in PAIRS:
+        if pair.queries == pair.references:
+            continue
+        found = [compare(bench.of(pair.queries, paths), bench.of(pair.references, paths)) for paths in groups.values()]
+        yield [str(pair), _answer(fits=pair.fits), *map(_figures, found)]
+
+
+def _figures(found: Compatibility) -> str:
+    return f"{found.cosine:.3f}, {found.found:.1%}: {'passes' if found.passed else 'refused'}"
+
+
+def threshold_table(bench: Bench, splits: int) -> Iterator[list[str]]:
+    """Measured false accepts and, in brackets, right answers."""
+    student, teacher = bench.described("student"), bench.described("teacher")
+    yield [
+        "index",
+        "queries -> references",
+        "threshold from",
+        "first is right",
+        *(f"asked {far:.0%}" for far in WISHES),
+    ]
+    rows = (
+        ("student", "student", "student", student, student, student),
+        ("teacher", "teacher", "teacher", teacher, teacher, teacher),
+        ("student", "teacher", "teacher", student, teacher, teacher),
+        ("student", "teacher", "student -> teacher", student, teacher, student),
+    )
+    for scene in SCENES:
+        if scene.name not in COMPARED:
+            continue
+        for queries, references, basis, asked, stored, impostors in rows:
+            found = []
+            for seed in range(splits):
+                split = scene.split(student, np.random.default_rng(seed))
+                values = [threshold_of(impostors, stored, split, far) for far in WISHES]
+                found.append([accepts(asked, stored, split, value) for value in (-1.0, *values)])
+            mean_rm = np.mean(found, axis=0)
+            cells = [f"{100 * false:.1f} ({100 * true:.1f})" for false, true in mean_rm[1:]]
+            yield [scene.name, f"{queries} -> {references}", basis, f"{100 * mean_rm[0, 1]:.1f}", *cells]
+
+
+def threshold_of(impostors: Described, stored: Described, split: Split, far: float) -> float:
+    """From what a model says of the indexed pictures, each compared with the other labels' stored descriptors."""
+    rows = split.index
+    labels = [*map(str, stored.labels[rows])]
+    found = fit_threshold(stored.descriptors[rows], labels, far, queries_nd=impostors.descriptors[rows])
+    assert found is not None
+    return found.value
+
+
+def accepts(asked: Described, stored: Described, split: Split, threshold: float) -> tuple[float, float]:
+    """The shares of unknown things taken for a label and of known ones taken for theirs."""
+    index_nd, labels = stored.descriptors[split.index], stored.labels[split.index]
+    unknown_un, known_kn = (asked.descriptors[rows] @ index_nd.T for rows in (split.unknown, split.known))
+    right_k = labels[known_kn.argmax(axis=1)] == stored.labels[split.known]
+    return float(np.mean(unknown_un.max(axis=1) >= threshold)), float(
+        np.mean((known_kn.max(axis=1) >= threshold) & right_k)
+    )
+
+
+def _answer(*, fits: bool) -> str:
+    return "yes" if fits else "no"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--photos", "folder", type=click.Path(path_type=Path), required=True)
+@click.option("--models", type=click.Path(path_type=Path), default=Path("runs/asymmetric"))
+@click.option("--splits", default=100)
+@reports_errors
+def main(folder: Path, models: Path, splits: int) -> None:
+    """Print what asymmetric search gains, and how pairs that fit are told from those that do not."""
+    bench = Bench(folder, models)
+    for title, rows in (
+        ("mAP / recall@1, in percent", retrieval_table(bench)),
+        ("mean cosine, share that find themselves, verdict", compatibility_table(bench)),
+        ("false accepts (right answers), in percent", threshold_table(bench, splits)),
+    ):
+        click.echo(f"\n{title}\n\n{markdown(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -174,7 +174,7 @@ def halved_quantile(photos: Photos, split: Split, far: float) -> float:
 
 
 def views_table(photos: Photos, splits: int) -> Iterator[list[str]]:
-    """Measured false accepts and, in brackets, right answers; at 1 % also of the rule before and of the best threshold."""
+    """Measured false accepts and, in brackets, right answers; at 1 % also of the rule before and of the best one."""
     asked = [f"asked {far:.0%}" for far in WISHES]
     yield ["index", "first is right", *asked, "splits above 2 %", "rule before, 1 %", "best threshold, 1 %"]
     for scene in SCENES:

@@ -83,11 +83,11 @@ class Calibration:
     def warnings(self) -> Iterator[str]:
         """Sentences for whoever would trust the threshold too much."""
         if self.threshold.extrapolated:
-            needed = math.ceil(1 / self.threshold.far - _ROUNDING)
             few = "labels" if self.threshold.basis == "views" else "pictures of unknown things"
             yield (
-                f"a share of {self.threshold.far:g} shows only among {needed} {few} or more, so the threshold is an "
-                "extrapolation: give more pictures of other things with --unknown DIR, or a larger --far"
+                f"so few {few} do not show a share of {self.threshold.far:g} (1 in "
+                f"{math.ceil(1 / self.threshold.far - _ROUNDING)}), so the threshold is an extrapolation: give more "
+                "pictures of other things with --unknown DIR, or a larger --far"
             )
         own = self.at(self.threshold.value).own
         if own is not None and own < 0.5:
@@ -118,7 +118,7 @@ def calibrate(index: Index, far: float, unknown_nd: Descriptors | None = None) -
     if unknown_nd is not None:
         best_u = np.array([hits[0].similarity for hits in index.search_many(unknown_nd, 1)], np.float32)
         threshold = threshold_from_unknown(best_u, far)
-        index.set(threshold=threshold, far=far)
+        index.set(threshold=threshold)
         return Calibration(threshold, best_u, nearest)
     fitted = index.fit_threshold(far)
     if fitted is None:

@@ -121,8 +121,11 @@ class Decider:
             lambda count: [] if query_1d is None else index.search(query_1d, count), moment, frame.image
         )
         milliseconds = {**described.milliseconds, "search": 1000 * (time.perf_counter() - started)}
-        hits = [Hit(hit.key, hit.label, hit.view, hit.similarity, hit.metadata) for hit in result.candidates]
-        recognition = recogniser.judgement.judge(hits, index, milliseconds)
+        # several places may have one label, which is no doubt about the label
+        best: dict[str, Hit] = {}
+        for hit in result.candidates:
+            best.setdefault(hit.label, Hit(hit.key, hit.label, hit.view, hit.similarity, hit.metadata))
+        recognition = recogniser.judgement.judge(list(best.values()), index, milliseconds)
         label = None if result.hit is None else result.hit.label
         similarity = result.similarity if result.candidates else None
         return recognition, Decision(result.status, label, similarity, result.support, result.queries, result.hit)

@@ -3,9 +3,24 @@
 import click
 
 from deepir.runtime.index_build_cli import add, build
+from deepir.runtime.index_calibrate_cli import calibrate_command
+from deepir.runtime.index_confusions_cli import confusions_command
+from deepir.runtime.index_exchange_cli import export_command, import_command
+from deepir.runtime.index_file_cli import info_command, repair_command, verify_command
+from deepir.runtime.index_items_cli import compact_command, ls_command, relabel_command, remove_command
+from deepir.runtime.index_merge_cli import merge_command
 from deepir.runtime.index_query_cli import query
 from deepir.runtime.index_rebuild_cli import rebuild_command
+from deepir.runtime.index_review_cli import review_command
+from deepir.runtime.index_score_cli import eval_command
 from deepir.runtime.near import near_command
+
+_COMMANDS = (
+    *(build, add, remove_command, relabel_command, merge_command, compact_command, rebuild_command),
+    *(query, near_command, ls_command, info_command),
+    *(calibrate_command, eval_command, confusions_command, review_command),
+    *(verify_command, repair_command, export_command, import_command),
+)
 
 
 @click.group(context_settings={"auto_envvar_prefix": "DEEPIR_INDEX", "show_default": True})
@@ -18,7 +33,7 @@ def main() -> None:
     """  # noqa: D301 click needs the character
 
 
-for _command in (build, add, query, near_command, rebuild_command):
+for _command in _COMMANDS:
     main.add_command(_command)
 
 

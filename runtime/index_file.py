@@ -199,9 +199,10 @@ def _split(content: memoryview, identity: tuple[int, int]) -> Opened:
 
 
 def _cut(content: memoryview, sizes: Mapping[str, int]) -> tuple[memoryview, dict[str, memoryview]]:
-    start = len(content) - sum(sizes.values())
-    if start < 0 or min(sizes.values(), default=0) < 0:
-        message = f"its sections claim {sum(sizes.values())} of {len(content)} bytes"
+    counted = isinstance(sizes, Mapping) and all(isinstance(size, int) and size >= 0 for size in sizes.values())
+    start = len(content) - sum(sizes.values()) if counted else -1
+    if start < 0:
+        message = f"its sections claim {sizes} of {len(content)} bytes"
         raise IndexFileError(message)
     usearch, sections = content[:start], {}
     for name, size in sizes.items():

@@ -41,7 +41,8 @@ def rebuild_command(index_path: Path, model: Path, out: Path | None, *, as_json:
     target = out or index_path
     whiten = read_whitening(options)
     with (
-        Index.open(index_path, write=True) as old,
+        # nobody may add to an index that is about to be replaced
+        Index.open(index_path, write=target.resolve() == index_path.resolve()) as old,
         Extractor.open(model, read_backend_options(options)) as extractor,
         progress_bar("describing", len(old)) as advance,
     ):

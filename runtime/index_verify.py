@@ -52,13 +52,14 @@ def verify_index(path: Path, *, deep: bool = False) -> list[Check]:
     Raises:
         InputError: The file is missing or unreadable.
     """
+    path = path.resolve() if path.is_symlink() else path
     try:
         opened = read_index(path)
     except NoFooterError as error:
         return _foreign_checks(path, error)
     except IndexFileError as error:
         return [Check("checksum", "fail", str(error))]
-    checks = [*_file_checks(path, opened), *_journal_checks(path, opened), *_past_checks(path, opened.footer)]
+    checks = [*_file_checks(path, opened), *_journal_checks(path, opened), *_past_checks(path, opened)]
     checks += [_model_check(path, "model", opened.footer.model)]
     if opened.footer.references is not None:
         checks.append(_model_check(path, "references", opened.footer.references))
@@ -120,7 +121,8 @@ def _records_check(recorded: Recorded, footer: Footer, cure: str) -> Check:
     return Check("journal", "ok", f"{len(recorded.records)} records with {len(changes)} changes since the last save")
 
 
-def _past_checks(path: Path, footer: Footer) -> Iterator[Check]:
+def _past_checks(path: Path, opened: Opened) -> Iterator[Check]:
+    footer, digest = opened.footer, opened.digest
     backup = backup_of(path)
     if not backup.exists():
         yield Check("previous", "ok", "no generation before: nothing to go back to should this file be damaged")
@@ -130,6 +132,9 @@ def _past_checks(path: Path, footer: Footer) -> Iterator[Check]:
         past = read_index(backup)
     except IndexFileError:
         yield Check("previous", "warn", f"{backup} is damaged, so there is nothing to go back to; {renewed}")
+        return
+    if past.digest == digest:
+        yield Check("previous", "ok", f"{backup.name} is the same state, as after a repair")
         return
     if past.digest != footer.previous:
         yield Check("previous", "warn", f"{backup} is not the state that this file was made from; {renewed}")

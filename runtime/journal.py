@@ -128,7 +128,8 @@ class Journal:
     def _opened(self) -> int:
         if self._file is None:
             self._file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-            flush_folder(self._path.parent)
+            if self.place == NEW:
+                flush_folder(self._path.parent)
         return self._file.fileno()
 
     def _cut_back(self) -> None:
@@ -150,8 +151,12 @@ def read_journal(path: Path) -> Recorded:
     return recorded
 
 
-def scan_journal(path: Path) -> Recorded:
+def scan_journal(path: Path, continues: str = "") -> Recorded:
     """What a journal holds up to where it is damaged; an absent file holds nothing.
+
+    Args:
+        path: Of the journal.
+        continues: Read it as if its head named this digest; empty for the one it names.
 
     Raises:
         InputError: Unreadable.
@@ -163,6 +168,8 @@ def scan_journal(path: Path) -> Recorded:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise InputError(message) from error
+    if continues:
+        content = _MAGIC + bytes.fromhex(continues) + content[_START:]
     if not any(content) or (len(content) < _START and _MAGIC.startswith(content[: len(_MAGIC)])):
         # its first bytes were being written: no record was acknowledged yet
         return Recorded(rest=len(content))

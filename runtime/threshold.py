@@ -24,6 +24,9 @@ _FEWEST_FINDINGS = 2.0
 _LEAST_DISTANCE = 1e-3
 """8-bit codes do not tell nearer descriptors apart."""
 
+_SAME = 1e-6
+"""Two views that are nearest to each other are equally near, whatever the last digits say."""
+
 _MOST_ROWS = 5000
 _FEWEST_ROWS = 500
 _MOST_PRODUCTS = 500_000_000
@@ -132,29 +135,32 @@ def _exceeded_by(share: float, best_n: NDArray[np.float32], group_n: NDArray[np.
     """The similarity that a new member of a new group exceeds with probability `share`; every group weighs the same.
 
     Near the index, distances to the nearest neighbour follow a power law (Hill 1975; Amsaleg et al. 2015), so what
-    their logarithms exceed a quantile by is exponential. Of k such excesses with mean m a new one exceeds
-    k m ((p / share)^(1/k) - 1) with probability share / p, whatever the true mean; p is the share above the quantile:
-    5 groups' worth, at most half of all. k is half of the groups found there, as two labels that resemble each other
-    find each other; no fewer than 2, or everything would be unknown to a very small index.
+    their logarithms exceed one of them by is exponential. Of k such excesses with mean m a new one exceeds
+    k m ((p / share)^(1/k) - 1) with probability share / p, whatever the true mean; p is the probability that there is
+    an excess: 5 groups' worth, at most half. k is half of the groups that exceed, as two labels that resemble each
+    other find each other; no fewer than 2, or everything would be unknown to a very small index.
     """
     _, group_n, sizes_g = np.unique(group_n, return_inverse=True, return_counts=True)
-    weight_n = 1 / (len(sizes_g) * sizes_g[group_n])
+    groups = len(sizes_g)
+    weight_n = 1 / (groups * sizes_g[group_n])
     height_n = -np.log(np.maximum(1 - best_n.astype(np.float64), _LEAST_DISTANCE))
-    tail = max(min(_TAIL_GROUPS / len(sizes_g), _WIDEST_TAIL), share)
-    height = _quantile(height_n, weight_n, 1 - tail)
-    above_n = height_n > height
-    seen = float(weight_n[above_n].sum())
-    if seen > share:
-        mean = float(weight_n[above_n] @ (height_n[above_n] - height)) / seen
+    start = _quantile(height_n, weight_n, 1 - max(min(_TAIL_GROUPS / groups, _WIDEST_TAIL), share))
+    above_n = height_n > start + _SAME
+    above = float(weight_n[above_n].sum())
+    # the new group is one more, and nothing is known of it
+    probability = (above * groups + 1) / (groups + 1)
+    if above and probability > share:
+        mean = float(weight_n[above_n] @ (height_n[above_n] - start)) / above
         findings = max(len(np.unique(group_n[above_n])) / 2, _FEWEST_FINDINGS)
-        height += mean * findings * ((seen / share) ** (1 / findings) - 1)
-    return float(1 - np.exp(-height))
+        start += mean * findings * ((probability / share) ** (1 / findings) - 1)
+    return float(1 - np.exp(-start))
 
 
 def _quantile(value_n: NDArray[np.float64], weight_n: NDArray[np.float64], share: float) -> float:
+    """The least value that with all below it has the share; in its order ties do not matter."""
     order = np.argsort(value_n)
-    weight_n = weight_n[order]
-    return float(np.interp(share, np.cumsum(weight_n) - weight_n / 2, value_n[order]))
+    reached_n = np.cumsum(weight_n[order])
+    return float(value_n[order[min(int(np.searchsorted(reached_n, share - _SAME)), len(order) - 1)]])
 
 
 def _sample(count: int) -> NDArray[np.intp]:

@@ -98,9 +98,8 @@ def rank_views(
     for block, descriptors_cd in blocks(index, views):
         similarity_qc = stored_qd @ descriptors_cd.T
         for query, similarity_c in zip(queries, similarity_qc, strict=True):
-            similarity_c[
-                max(0, query.own_rows.start - block.start) : max(0, query.own_rows.stop - block.start)
-            ] = -np.inf
+            begin, end = (max(0, row - block.start) for row in (query.own_rows.start, query.own_rows.stop))
+            similarity_c[begin:end] = -np.inf
             query.meet(views.keys[block], similarity_c)
         if counted is not None:
             counted += count_pairs(no_pairs, similarity_qc.ravel())
