@@ -9,12 +9,13 @@ Run again it makes what is missing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from distillation import STUDENT, TEACHERS
 from distillation_pictures import read_pool
-from distillation_recipes import Recipe, recipe_for
+from distillation_recipes import recipe_for
 from distillation_scores import ONE, fast
 from distillation_train import Bench, plan_run, trained_model, whitened_model
 from shop_photos import DIM, POWER, load_trunk, read_photos
@@ -35,6 +36,8 @@ TEACHER = TEACHERS[0]
 OTHER_TEACHER = "squeezenet11_mxnet"
 OTHER_STUDENT = "mobilenetv2_torchvision_folded"
 SMALLER = ((256, 256),)
+RECIPE: Mapping[str, Any] = {"several_teachers": False, "views": 1}
+"""One teacher, or its descriptors would not be what the student learns; whole pictures, which are described sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Kit:
             ]
 
     def learnt(self, steps: int, refit: str = "none") -> Model:
-        recipe: Recipe = recipe_for(STUDENT, self.bench.teachers[0], {"several_teachers": False, "refit": refit})
+        recipe = recipe_for(STUDENT, self.bench.teachers[0], {**RECIPE, "refit": refit})
         return trained_model(plan_run(STUDENT, recipe, steps, 0, self.bench), self.bench)[0]
 
 

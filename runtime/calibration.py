@@ -118,7 +118,7 @@ def calibrate(index: Index, far: float, unknown_nd: Descriptors | None = None) -
     if unknown_nd is not None:
         best_u = np.array([hits[0].similarity for hits in index.search_many(unknown_nd, 1)], np.float32)
         threshold = threshold_from_unknown(best_u, far)
-        index.set(threshold=threshold)
+        index.set(threshold=threshold, far=far)
         return Calibration(threshold, best_u, nearest)
     fitted = index.fit_threshold(far)
     if fitted is None:

@@ -103,7 +103,7 @@ def written_labels(file: Path, rows: Sequence[ClusterRow]) -> dict[str, str]:
     of_cluster: dict[int, str] = {}
     labels: dict[str, str] = {}
     for row in rows:
-        first = of_cluster.setdefault(row.cluster, "" if row.label == LEFT_OUT else row.label)
+        first = of_cluster.setdefault(row.cluster, row.label)
         label = row.label or first
         if label and label != LEFT_OUT:
             try:

@@ -74,6 +74,8 @@ class Confusion:
         branch = common_ancestor([self.first.item.label, self.second.item.label])
         if branch is not None and branch == parent(self.first.item.label) == parent(self.second.item.label):
             return f"add views that show the difference or, where it does not matter, relabel both as {branch}"
+        if len(self.at_risk) == 2 and self.first.views == self.second.views:
+            return "add views of both that show what tells them apart"
         few = min((self.first, self.second), key=lambda side: side.views).item.label
         return f"add views of {few if len(self.at_risk) == 2 else self.at_risk[0]} that show what tells it apart"
 

@@ -141,9 +141,9 @@ def _error_group(query: ScoredQuery, views: Mapping[int, Item], path: Path) -> G
             caption = f"{item.label}: {item.view}"
             pictures.append(Picture(path=picture, caption=caption, similarity=seen.similarity, good=good))
     answer = query.recognition
-    said = {"match": answer.label or "", "ambiguous": " or ".join(answer.candidates), "unknown": "unknown"}
+    shown = query.label or "something unknown"
     return Group(
-        title=f"{query.label or 'something unknown'}: {said[answer.status]}",
+        title=f"{shown} taken for {' or '.join(answer.candidates)}" if answer.candidates else f"{shown} not recognised",
         note=f"{_IN_WORDS[query.outcome]}; best similarity {answer.similarity:.3f}",
         pictures=pictures,
     )

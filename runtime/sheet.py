@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -97,7 +98,7 @@ def sheet_html(
     if min(most_groups, most_pictures) < 1:
         message = f"a sheet needs 1 group and 1 picture or more to show, got {most_groups} and {most_pictures}"
         raise OptionError(message)
-    lines = "".join(f"<dt>{_text(what)}</dt><dd>{_text(how)}</dd>" for what, how in facts.items())
+    lines = "".join(f"<dt>{_text(what)}</dt><dd>{_words(how)}</dd>" for what, how in facts.items())
     rows = "".join(_group_html(group, most_pictures) for group in groups[:most_groups])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -105,7 +106,7 @@ def sheet_html(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body><main><h1>{_text(title)}</h1>"
+        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body><main><h1>{_words(title)}</h1>"
         f"{f'<dl>{lines}</dl>' if lines else ''}{rows}{_left_out(len(groups) - most_groups, 'group')}"
         "</main></body></html>\n"
     )
@@ -113,9 +114,9 @@ def sheet_html(
 
 def _group_html(group: Group, most: int) -> str:
     figures = "".join(_figure_html(picture) for picture in group.pictures[:most])
-    note = f"<p>{_text(group.note)}</p>" if group.note else ""
+    note = f"<p>{_words(group.note)}</p>" if group.note else ""
     return (
-        f'<section><h2>{_text(group.title)}</h2>{note}<div class="row">{figures}</div>'
+        f'<section><h2>{_words(group.title)}</h2>{note}<div class="row">{figures}</div>'
         f"{_left_out(len(group.pictures) - most, 'picture')}</section>"
     )
 
@@ -126,7 +127,7 @@ def _figure_html(picture: Picture) -> str:
     value = f"<b>{sign}{similarity}</b> " if sign or similarity else ""
     return (
         f'<figure class="{kind}">{_picture_html(picture)}'
-        f"<figcaption>{value}<span>{_text(picture.caption)}</span></figcaption></figure>"
+        f"<figcaption>{value}<span>{_words(picture.caption)}</span></figcaption></figure>"
     )
 
 
@@ -134,7 +135,7 @@ def _picture_html(picture: Picture) -> str:
     small = None if picture.path is None else _thumbnail(picture.path)
     if small is None:
         name = picture.caption if picture.path is None else picture.path.name
-        return f'<div class="absent">no picture<br>{_text(name)}</div>'
+        return f'<div class="absent">no picture<br>{_words(name)}</div>'
     encoded, width, height = small
     return (
         f'<img src="data:image/jpeg;base64,{encoded}" alt="{_text(picture.caption)}" width="{width}" height="{height}">'
@@ -165,3 +166,8 @@ def _left_out(count: int, what: str) -> str:
 def _text(words: str) -> str:
     # a file name that is not UTF-8 holds half characters that no page can
     return escape(words.encode("utf-8", "replace").decode())
+
+
+def _words(words: str) -> str:
+    # a long label or path breaks where its parts end rather than anywhere
+    return re.sub(r"[/_]+", r"\g<0><wbr>", _text(words))

@@ -11,7 +11,7 @@ body { margin: 0; background: var(--ground); color: var(--ink);
 main { max-width: 76rem; margin: 0 auto; padding: 1.6rem 1rem 4rem }
 h1 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 .8rem; overflow-wrap: anywhere }
 h2 { font-size: 1rem; margin: 0 0 .15rem; overflow-wrap: anywhere }
-p { margin: .1rem 0 .8rem; color: var(--soft); max-width: 48rem; overflow-wrap: anywhere }
+p { margin: .1rem 0 .8rem; color: var(--soft); font-size: .9rem; max-width: 48rem; overflow-wrap: anywhere }
 .more { margin: .8rem 0 0; font-size: .88rem }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.1rem;
   margin: .9rem 0 }

@@ -64,8 +64,8 @@ def fit_threshold(
 
     It holds for unknown things of the kind of the known ones. Others are rejected more often, and so are known things
     that look unlike their stored views: then `threshold_from_unknown` accepts more of what is right. On photographs of
-    products whose labels were held out a wish of 1 % gave 0 to 2.2 % (docs/benchmarks.md); it is an extrapolation with
-    fewer than 100 labels, and from two or three labels no more than a guess.
+    products whose labels were held out a wish of 1 % gave 0 to 1.7 % (docs/benchmarks.md); with fewer than 100 labels
+    it is an extrapolation, and from two or three no more than a guess.
 
     At most 5,000 views are compared, of an index of more than 100,000 fewer, of one of a million 500; but always with
     all of it, since the best of a part is less similar than the best of all.
@@ -102,8 +102,8 @@ def fit_threshold(
 def threshold_from_unknown(best_n: NDArray[np.float32], far: float = FALSE_ACCEPTS) -> Threshold:
     """The similarity that a share `far` of pictures like these of unknown things exceeds.
 
-    With fewer than 1 / far pictures it is an extrapolation: 30 pictures and a wish of 1 % gave 0 to 1.4 % on
-    photographs of other unknown things of the same kind, where their plain quantile gave 3.4 to 5 %.
+    With fewer than 1 / far pictures it is an extrapolation: 30 pictures and a wish of 1 % gave 0.1 to 1.2 % on
+    photographs of other unknown things of the same kind, where their plain quantile gave 4 to 6 %.
 
     Args:
         best_n: The similarity of each to the nearest stored view.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ def addition(codes: Codes = CODES) -> Addition:
     return Addition(keys_n(4, 5), "tea", ("a.jpg", "b.jpg"), ({}, {"price": 1.5}), codes_nd)
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(DTYPES),
@@ -53,6 +54,7 @@ def test_an_addition_comes_back(
     assert (back.codes_nd.dtype, count_views(back)) == (codes_nd.dtype, len(views))
 
 
+@settings(deadline=None)
 @given(keys=key_lists)
 def test_a_removal_comes_back(keys: list[int]) -> None:
     (back,) = from_record(to_record([Removal(keys_n(*keys))], CODES), CODES)
@@ -60,6 +62,7 @@ def test_a_removal_comes_back(keys: list[int]) -> None:
     assert (back.keys.tolist(), back.keys.dtype, count_views(back)) == (keys, np.uint64, len(keys))
 
 
+@settings(deadline=None)
 @given(keys=key_lists, label=words)
 def test_a_relabelling_comes_back(keys: list[int], label: str) -> None:
     (back,) = from_record(to_record([Relabelling(keys_n(*keys), label)], CODES), CODES)
@@ -67,6 +70,7 @@ def test_a_relabelling_comes_back(keys: list[int], label: str) -> None:
     assert (back.keys.tolist(), back.keys.dtype, back.label) == (keys, np.uint64, label)
 
 
+@settings(deadline=None)
 @given(
     threshold=st.none() | st.builds(Threshold, st.floats(-1, 1), st.floats(0.01, 0.9), st.integers(1, 9)),
     far=st.none() | st.floats(0.01, 0.9),
@@ -164,6 +168,7 @@ def test_changes_that_happen_together_come_back_together_and_in_their_order() ->
     assert from_record(to_record([], CODES), CODES) == []
 
 
+@settings(deadline=None)
 @given(record=st.binary(min_size=1, max_size=40))
 def test_bytes_that_are_no_change_are_refused(record: bytes) -> None:
     with pytest.raises(IndexFileError):

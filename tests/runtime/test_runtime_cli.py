@@ -53,7 +53,7 @@ def test_stderr_tells_what_runs_and_what_came_out(shop: Path, walk: Path, deepir
     assert "12 items, 4 labels" in stderr
     assert "64x48, 10 frames per second" in stderr
     assert "9 frames in" in stderr
-    assert "9 match, 0 unknown" in stderr
+    assert "9 match, 0 ambiguous, 0 unknown" in stderr
 
 
 def test_quiet_says_nothing(shop: Path, walk: Path, deepir_run: Command) -> None:
@@ -103,7 +103,7 @@ def test_an_index_of_one_label_is_a_match_with_one_warning(
     shop: Path, walk: Path, deepir_run: Command, deepir_index: Command
 ) -> None:
     for label in ("green", "blue", "yellow"):
-        deepir_index("remove", shop, label)
+        assert deepir_index("remove", shop, label).exit_code == 0
     result = deepir_run(walk, "--index", shop, "-q")
     assert {line["status"] for line in lines_of(result)} == {"match"}
     assert result.stderr.count("warning:") == 1
@@ -168,13 +168,14 @@ def _bad_inputs(folder: Path, shop: Path, walk: Path) -> dict[str, tuple[list[ob
         "no model": ([*good, "--model", folder / "no.onnx"], 3, "no such model"),
         "torn model": ([*good, "--model", folder / "bad.onnx"], 3, "truncated or not an ONNX model"),
         "a plan": ([*good, "--model", folder / "a.engine"], 5, "an engine is code"),
-        "other model": ([*good, "--model", folder / "other.onnx"], 8, "deepir-index build"),
+        "other model": ([*good, "--model", folder / "other.onnx"], 8, "deepir-index rebuild"),
         "no cuda": ([*good, "--device", "cuda"], 4, "onnxruntime-gpu"),
         "no container": ([*good, "--save", folder / "out.gif"], 2, ".webm"),
         "no folder": ([*good, "--save", folder / "no" / "out.webm"], 3, "create the folder"),
         "no step": ([*good, "--every", 0], 2, "--every"),
         "no label": ([*good, "--topk", 0], 2, "1 or more"),
         "no similarity": ([*good, "--threshold", 7], 2, "between -1 and 1"),
+        "no margin": ([*good, "--margin", 2], 2, "between 0 and 1"),
     }
 
 

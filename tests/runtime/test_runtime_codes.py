@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ seeds = st.integers(0, 2**32 - 1)
 whole = st.sampled_from(["i8", "b1"])
 
 
+@settings(deadline=None)
 @given(seed=seeds, count=st.integers(0, 30), dim=st.integers(1, 300), dtype=whole)
 def test_each_value_comes_back_within_half_a_step_of_its_descriptor(
     seed: int, count: int, dim: int, dtype: Dtype, unit_rows: Rows
@@ -29,6 +30,7 @@ def test_each_value_comes_back_within_half_a_step_of_its_descriptor(
         assert (np.abs(code_1d * step - row_1d) <= 0.5001 * step).all()
 
 
+@settings(deadline=None)
 @given(seed=seeds, count=st.integers(1, 20), dim=st.integers(1, 300), dtype=whole)
 def test_the_largest_value_of_each_descriptor_gets_the_largest_code_of_its_sign(
     seed: int, count: int, dim: int, dtype: Dtype, unit_rows: Rows
@@ -41,6 +43,7 @@ def test_the_largest_value_of_each_descriptor_gets_the_largest_code_of_its_sign(
         assert np.abs(code_1d).max() == 127
 
 
+@settings(deadline=None)
 @given(seed=seeds, dim=st.integers(1, 60), factor=st.floats(1e-6, 1e6), dtype=whole)
 def test_the_length_of_a_descriptor_changes_nothing(
     seed: int, dim: int, factor: float, dtype: Dtype, unit_rows: Rows
@@ -65,6 +68,7 @@ def test_one_descriptor_gets_the_code_that_it_gets_among_others(
     np.testing.assert_array_equal(codes.encode(rows_nd[3]), codes.encode(rows_nd)[3])
 
 
+@settings(deadline=None)
 @given(seed=seeds, count=st.integers(0, 8), dim=st.integers(1, 64), dtype=st.sampled_from(["f16", "f32"]))
 def test_floats_are_what_numpy_makes_of_them(seed: int, count: int, dim: int, dtype: Dtype, unit_rows: Rows) -> None:
     rows_nd = unit_rows(np.random.default_rng(seed), count, dim)
@@ -73,6 +77,7 @@ def test_floats_are_what_numpy_makes_of_them(seed: int, count: int, dim: int, dt
     np.testing.assert_array_equal(codes_nd, rows_nd.astype(codes_nd.dtype))
 
 
+@settings(deadline=None)
 @given(seed=seeds, count=st.integers(1, 20), dim=st.integers(1, 300), dtype=st.sampled_from(DTYPES))
 def test_what_comes_back_has_length_one_and_nearly_the_same_direction(
     seed: int, count: int, dim: int, dtype: Dtype, unit_rows: Rows
@@ -93,6 +98,7 @@ def test_codes_in_a_journal_are_the_codes(dtype: Dtype, rng: np.random.Generator
     assert codes.code_type.newbyteorder("<") == codes.code_type
 
 
+@settings(deadline=None)
 @given(seed=seeds, count=st.integers(0, 5), dim=st.integers(1, 40))
 def test_signs_are_bits_from_the_highest_down(seed: int, count: int, dim: int) -> None:
     codes_nd = np.random.default_rng(seed).integers(-2, 3, (count, dim), dtype=np.int8)
@@ -104,6 +110,7 @@ def test_signs_are_bits_from_the_highest_down(seed: int, count: int, dim: int) -
     np.testing.assert_array_equal(signs(codes_nd), expected)
 
 
+@settings(deadline=None)
 @given(dim=st.integers(1, 100), dtype=st.sampled_from(DTYPES))
 def test_a_comparison_reads_as_many_bytes_as_usearch_stores(dim: int, dtype: Dtype) -> None:
     row_nd, codes = np.ones((1, dim), np.float32), Codes(dtype, dim)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ def written(column: TextColumn) -> TextColumn:
     return TextColumn.from_bytes(column.to_bytes(np.arange(len(column))))
 
 
+@settings(deadline=None)
 @given(parts=st.lists(numbers, max_size=8), dtype=types)
 def test_numbers_come_back_however_the_column_grew(parts: list[list[int]], dtype: type[np.generic]) -> None:
     column = NumberColumn(np.empty(0, dtype))
@@ -56,6 +57,7 @@ def test_a_growing_column_seldom_moves() -> None:
     assert len(places) < 20
 
 
+@settings(deadline=None)
 @given(parts=st.lists(st.tuples(texts, st.booleans()), max_size=6))
 def test_texts_come_back_however_often_the_column_was_written(parts: list[tuple[list[str], bool]]) -> None:
     column, expected = TextColumn(), list[str]()
@@ -71,6 +73,7 @@ def test_a_file_name_that_is_no_utf_8_comes_back() -> None:
     assert all_of(written(written(TextColumn(names)))) == names
 
 
+@settings(deadline=None)
 @given(old=texts, new=texts, choose=st.data())
 def test_the_texts_of_chosen_rows_are_written_in_that_order(
     old: list[str], new: list[str], choose: st.DataObject
@@ -89,6 +92,7 @@ def test_the_bytes_of_numbers_are_the_same_on_every_machine() -> None:
     assert NumberColumn(swapped).to_bytes() == NumberColumn(np.array([1, 256], np.uint32)).to_bytes()
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_bytes_that_no_column_wrote_are_refused(content: bytes) -> None:
     for read in (TextColumn.from_bytes, lambda some: NumberColumn.from_bytes(some, np.uint64)):

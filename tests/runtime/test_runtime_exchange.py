@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,10 @@ def test_faiss_finds_the_same_neighbours_under_the_same_keys(
     assert {one["key"]: one["label"] for one in listed} == {item.key: item.label for item in index.items()}
 
 
-@pytest.mark.skipif(HAS_FAISS, reason="faiss is installed")
-def test_without_faiss_the_error_says_what_to_install(shop: Path, tmp_path: Path) -> None:
+def test_without_faiss_the_error_says_what_to_install(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
     result = invoke(export_command, shop, "-o", tmp_path / "shop.faiss")
     assert result.exit_code == MissingDependency.exit_code
     assert "pip install 'deepir[faiss]'" in result.stderr
@@ -290,6 +293,7 @@ def spoilt(tmp_path: Path, rows: NDArray[np.float32]) -> list[tuple[str, int, st
         "short": ({"descriptors": rows, "labels": labels[:2]}, 3, "2 labels"),
         "keyed": ({"descriptors": rows, "labels": labels, "keys": np.arange(4)}, 3, "4 keys"),
         "twice": ({"descriptors": rows, "labels": labels, "keys": np.array([1, 1, 2])}, 8, "same key"),
+        "column": ({"descriptors": rows, "labels": labels, "keys": np.array([[1], [2], [3]])}, 3, "(3, 1)"),
         "large": ({"descriptors": rows, "labels": labels, "keys": np.array([1, 2, 2**63], np.uint64)}, 8, "larger"),
         "unlabelled": ({"descriptors": rows}, 3, "--labels FILE"),
         "label": ({"descriptors": rows, "labels": np.array(["a", "b//c", "d"])}, 3, "an empty part"),

@@ -192,6 +192,17 @@ def test_errors_are_listed_the_worst_first(plane: Path, directions: Path, run: C
     assert errors[1]["right"] is None
 
 
+def test_of_one_kind_the_largest_fault_comes_first(
+    plane: Path, directions: Path, picture: Picture, write_picture: WritePicture, run: Command
+) -> None:
+    for name in ("a/-40", "b/0"):
+        write_picture(directions / "asked" / f"{name}.png", picture("red", np.random.default_rng(5)))
+    errors = facts_of(run(plane, directions / "asked", "--json"))["errors"]
+    assert isinstance(errors, list)
+    # 100 degrees is a right angle away from its label, 0 only 40; of what was missed -40 is 40 away and 70 is 25
+    assert [Path(one["query"]).stem for one in errors] == ["100", "0", "42", "-40", "70"]
+
+
 def test_the_sheet_shows_query_wrong_and_right_view(
     plane: Path, directions: Path, picture: Picture, write_picture: WritePicture, run: Command
 ) -> None:
@@ -203,7 +214,7 @@ def test_the_sheet_shows_query_wrong_and_right_view(
     assert f"wrote {directions / 'errors.html'}" in result.stderr
     html = (directions / "errors.html").read_text(encoding="utf-8")
     first = html[html.index("<section") : html.index("</section>")]
-    assert "<h2>a: b</h2>" in first
+    assert "<h2>a taken for b</h2>" in first
     assert [re.sub("<.*?>", "", one) for one in re.findall("<figcaption>.*?</figcaption>", first)] == [
         "query: 100.png",
         "✗ 1.000 b: 100.png",

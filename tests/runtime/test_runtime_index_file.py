@@ -64,6 +64,7 @@ def write(path: Path, content: bytes = b"the bytes of usearch", generation: int 
     return path.read_bytes()
 
 
+@settings(deadline=None)
 @given(footer=footers)
 def test_a_footer_read_back_is_the_footer_written(footer: Footer) -> None:
     assert Footer.from_json(footer.to_json()) == footer

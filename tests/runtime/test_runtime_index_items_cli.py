@@ -59,6 +59,14 @@ def test_ls_of_a_branch_gives_what_lies_in_it(shop: Path) -> None:
     assert facts == {"path": str(shop), "items": 5, "labels": {"tea/green/100g": 3, "tea/green/250g": 2}}
 
 
+def test_a_label_that_only_begins_like_a_branch_is_not_in_it(shop: Path) -> None:
+    assert invoke(relabel_command, shop, "soap", "tea/greenish").exit_code == 0
+    assert list(json.loads(invoke(ls_command, shop, "tea/green/", "--json").stdout)["labels"]) == [
+        "tea/green/100g",
+        "tea/green/250g",
+    ]
+
+
 def test_ls_of_a_label_is_that_label_alone(shop: Path) -> None:
     assert invoke(ls_command, shop, "tea/black").stdout.split() == ["1", "tea/black"]
 
@@ -164,10 +172,11 @@ def test_compact_deletes_kept_pictures_that_no_view_names(
     with Index.open(shop, write=True) as index:
         index.add("new", unit_rows(rng, 2), ["a.png", "b.png"], metadata=[{"thumbnail": name} for name in names])
         key = index.newest_key
+    assert str(thumbnails_of(shop)) not in invoke(remove_command, shop, "--key", 1).stderr
     result = invoke(remove_command, shop, "--key", key)
     assert str(thumbnails_of(shop)) in result.stderr
     facts = json.loads(invoke(compact_command, shop, "--json").stdout)
-    assert (facts["pictures_deleted"], facts["items"]) == (1, 9)
+    assert (facts["pictures_deleted"], facts["items"]) == (1, 8)
     assert [path.name for path in thumbnails_of(shop).iterdir()] == [names[0]]
 
 

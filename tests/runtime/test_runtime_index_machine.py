@@ -4,7 +4,6 @@ import contextlib
 import gc
 import itertools
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ LABELS = ["a", "a/b", "a/b/c", "ab", "d/e", "d/f", "größe/kühl"]
 BRANCHES = ["a/", "a/b/", "d/"]
 METADATA: list[dict[str, Any]] = [{}, {"price": 1.5}, {"pose": [1, 2], "name": "größer\n\0"}]
 
-EXAMPLES = 12
+EXAMPLES = 8
 STEPS = 30
 
 
@@ -208,25 +207,29 @@ class Anything(RuleBasedStateMachine):
             self.folder.close()
 
 
-@pytest.fixture(params=["as it is", "always a graph, never made anew"])
-def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small indexes go the ways of small ones, or those of large ones."""
+@pytest.fixture
+def large_ones_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small indexes are searched along their graph, and it is not made anew when something was removed."""
+    monkeypatch.setattr(index_contents, "_CHEAP", 0)
+    monkeypatch.setattr(store, "_MOST_EXACT", 0)
+
+
+def run(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    if request.param != "as it is":
-        monkeypatch.setattr(index_contents, "_CHEAP", 0)
-        monkeypatch.setattr(store, "_MOST_EXACT", 0)
-    yield
+    machine = type("Machine", (Anything,), {"dtype": dtype})
+    bounds = settings(
+        max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(machine, settings=bounds)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_index_is_a_dictionary_that_survives_everything(dtype: Dtype, ways: None) -> None:
-    machine = type("Machine", (Anything,), {"dtype": dtype})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def test_an_index_is_a_dictionary_that_survives_everything(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(dtype, monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", ["i8", "b1"])
+def test_so_is_one_that_is_searched_along_its_graph(
+    dtype: Dtype, large_ones_ways: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dtype, monkeypatch)

@@ -150,6 +150,7 @@ def test_blank_and_unreadable_files_are_left_out_and_said(
     result = run(plane, inbox, "--json")
     facts = facts_of(result)
     assert (facts["blank"], facts["unreadable"]) == ([str(blank)], [str(inbox / "torn.jpg")])
+    assert facts["clusters"][0]["pictures"] == ["b.png", "a.png", "c.png"]
     assert sum(len(one["pictures"]) for one in facts["clusters"]) == 6
     assert f"left out 1 blank pictures, the first is {blank}" in result.stderr
     assert "torn.jpg" in result.stderr
@@ -353,7 +354,7 @@ def test_the_sheet_shows_a_row_for_each_cluster(plane: Path, inbox: Path, tmp_pa
     html = (tmp_path / "inbox.html").read_text(encoding="utf-8")
     assert (html.count("<section"), html.count("<img")) == (3, 6)
     assert "<h2>1: 3 pictures</h2>" in html
-    assert "most like right/angle, 0.174 (unknown)" in html
+    assert "most like right/<wbr>angle, 0.174 (unknown)" in html
 
 
 def test_what_lies_among_the_done_waits_no_more(plane: Path, inbox: Path, run: Command) -> None:

@@ -318,6 +318,21 @@ def test_a_label_that_is_added_between_two_frames_is_known_from_the_next_on_and_
     assert "6 frames in" in result.stderr
 
 
+def test_what_is_added_while_the_program_starts_is_not_overlooked(
+    shop: Path, stripes: Path, run_while: RunWhile, deepir_index: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = run_module.Recogniser.open
+
+    def slowly(*words: Any, **options: Any) -> Any:
+        recogniser = opened(*words, **options)
+        assert deepir_index("add", shop, "stripes", stripes).exit_code == 0
+        return recogniser
+
+    monkeypatch.setattr(run_module.Recogniser, "open", slowly)
+    lines, _ = run_while({0: lambda: None}, "--threshold", 0.999)
+    assert {line["label"] for line in lines} == {"stripes"}
+
+
 def test_the_new_threshold_counts_with_the_new_index(shop: Path, stripes: Path, run_while: RunWhile) -> None:
     def be_strict() -> None:
         with Index.open(shop, write=True) as index:

@@ -126,6 +126,12 @@ def test_what_was_removed_is_not_written() -> None:
     assert written(table).label_names == ["cup", "tea"]
 
 
+def test_what_is_left_after_a_removal_keeps_its_own_texts_when_it_is_written() -> None:
+    table = small_table()
+    table.remove(keys_n(1))
+    assert list(written(table)) == [Item(2, "tea", "back.jpg"), Item(3, "cup", "cup.jpg")]
+
+
 @pytest.mark.parametrize("missing", ["keys", "label_numbers", "labels", "sources", "metadata"])
 def test_a_missing_section_is_refused(missing: str) -> None:
     sections = small_table().to_sections()
@@ -158,6 +164,7 @@ def test_sections_that_contradict_each_other_are_refused(wrong: dict[str, bytes]
         ItemTable.from_sections({**small_table().to_sections(), **wrong})
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(sorted(small_table().to_sections())), content=st.binary(max_size=40))
 def test_bytes_that_are_no_section_are_refused(name: str, content: bytes) -> None:
     with pytest.raises(IndexFileError):
@@ -170,6 +177,7 @@ def test_labels_that_are_no_text_are_refused() -> None:
         ItemTable.from_sections({**small_table().to_sections(), "labels": not_utf8})
 
 
+@settings(deadline=None)
 @given(entry=metadata, source=sources)
 def test_json_and_any_source_without_nul_can_be_stored(entry: Mapping[str, object], source: str) -> None:
     check_entries([source], [entry])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_views_of_the_first_keep_their_keys_and_the_others_get_new_ones(make: Ma
     ]
 
 
+def test_three_indexes_become_one_with_keys_of_their_own(make: Make, tmp_path: Path) -> None:
+    parts = [Part(make(f"{name}.usearch", {name: 2})) for name in ("soap", "tea", "salt")]
+    merged = merge(parts, tmp_path / "all.usearch").index
+    assert [item.key for item in merged.items()] == [1, 2, 3, 4, 5, 6]
+    assert merged.add("oil", merged.descriptors([1]), ["x.png"]) == [7]
+
+
 def test_changes_in_the_journals_take_part(make: Make, tmp_path: Path) -> None:
     north, south = make("north.usearch", {"soap": 2, "tea": 2}), make("south.usearch", {"salt": 2})
     with Index.open(south, write=True) as index:
@@ -109,6 +117,12 @@ def test_repeated_finds_what_a_comparison_of_all_pairs_finds(unit_rows: UnitRows
         expected.append(again)
         kept += [] if again else [(row, label)]
     assert repeated(rows, labels).tolist() == expected
+
+
+def test_a_view_that_resembles_only_one_left_out_is_kept() -> None:
+    angles = np.array([0.0, 0.04, 0.08])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert repeated(rows, ["soap"] * 3).tolist() == [False, True, False]
 
 
 def test_labels_go_below_a_branch_of_their_source(make: Make, tmp_path: Path) -> None:
@@ -169,7 +183,7 @@ def test_form_and_limits_are_those_of_the_first_and_a_threshold_from_unknown_is_
     index = Index.open(out)
     assert (index.footer.codes.dtype, index.margin) == ("f16", 0.07)
     assert index.threshold is not None
-    assert (index.threshold.basis, index.threshold.far) == ("views", 0.01)
+    assert (index.threshold.basis, index.threshold.far, index.threshold.impostors) == ("views", 0.01, 8)
 
 
 def test_whitened_indexes_of_the_same_map_are_merged(
@@ -192,7 +206,14 @@ def test_descriptors_that_cannot_be_compared_are_refused_in_one_sentence(
     white = make("white.usearch", {"soap": 2}, fit_index_whitening([rows], 0.25, 8))
     whiter = make("whiter.usearch", {"soap": 2}, fit_index_whitening([unit_rows(rng, 30)], 0.25, 8))
     other = make("other.usearch", {"soap": 2}, weights="b")
-    cases = [((plain, other), "the model"), ((plain, white), "no map"), ((white, whiter), "cannot be compared")]
+    same = fit_index_whitening([rows], 0.25, 8)
+    noted = make("noted.usearch", {"soap": 2}, replace(same, note=replace(same.note, power=0.3)))
+    cases = [
+        ((plain, other), "the model"),
+        ((plain, white), "no map"),
+        ((white, whiter), "cannot be compared"),
+        ((white, noted), "power 0.3"),
+    ]
     for paths, part in cases:
         result = invoke(*paths, "-o", tmp_path / "all.usearch")
         assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (8, "", 1), result.output

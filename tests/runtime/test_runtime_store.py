@@ -120,7 +120,8 @@ def test_a_search_for_more_than_half_gives_all_of_them_in_order(
 def test_equally_similar_ones_come_by_their_keys(dtype: Dtype, rng: np.random.Generator, unit_rows: Rows) -> None:
     rows_nd = np.repeat(unit_rows(rng, 2, 32), 4, axis=0)
     assert filled(rows_nd, dtype).search(rows_nd[0], 8).keys.tolist()[:4] == [1, 2, 3, 4]
-    assert most_similar(keys_up_to(3), np.array([0.5, 0.5, 0.5], np.float32), 2).keys.tolist() == [1, 2]
+    as_found = np.array([3, 1, 4, 2], np.uint64)
+    assert most_similar(as_found, np.array([0.5, 0.5, 0.6, 0.5], np.float32), 3).keys.tolist() == [4, 1, 2]
 
 
 def test_a_similarity_never_leaves_its_range() -> None:
