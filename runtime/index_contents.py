@@ -24,6 +24,9 @@ _CHEAP = 2000
 _MOST_LEARNT_FROM = 20_000
 """Views from which the threshold is computed; more move it by less than their choice does, and take seconds."""
 
+_MOST_AT_ONCE = 3000
+"""Views up to which it is computed at once after a change: it takes a tenth of a second."""
+
 
 class Contents:
     """Items, codes and footer, which fit together; made from a file, or empty."""
@@ -62,10 +65,15 @@ class Contents:
             self._set(change)
         self._stale = self._stale or not isinstance(change, Setting)
 
-    def threshold(self) -> Threshold | None:
-        """The threshold of the footer, computed again where the stored views made it and have changed since."""
+    def threshold(self, *, saving: bool = False) -> Threshold | None:
+        """The threshold of the footer, computed again where the stored views made it and have changed since.
+
+        Of many views that takes seconds: then it is computed when the index is saved, and until then stays as it was.
+        """
         kept = self.footer.threshold
-        if self._stale and (kept is None or kept.basis == "views"):
+        if not self._stale or (kept is not None and len(self.items) > _MOST_AT_ONCE and not saving):
+            return kept
+        if kept is None or kept.basis == "views":
             self.footer = replace(self.footer, threshold=self.fitted_threshold(self.footer.far))
         self._stale = False
         return self.footer.threshold
@@ -76,7 +84,8 @@ class Contents:
         if len(rows) > _MOST_LEARNT_FROM:
             rows = _whole_labels(self.items.label_numbers, _MOST_LEARNT_FROM)
         labels = [self.items.label_at(int(row)) for row in rows]
-        return fit_threshold(self.store.descriptors(self.items.keys[rows]), labels, far)
+        descriptors_nd = self.store.descriptors(self.items.keys[rows])
+        return fit_threshold(descriptors_nd, labels, far, all_labels=len(self.items.counts()))
 
     def mapped(self, descriptors_nd: Descriptors, names: Sequence[str]) -> Descriptors:
         """The model's descriptors as they are stored and compared."""
@@ -172,7 +181,7 @@ class Contents:
             sections["whitening"] = self.whitening.to_bytes()
         if exact := store.exact_bytes():
             sections["exact_codes"] = exact
-        footer = replace(self.footer, threshold=self.threshold(), usearch=usearch_version())
+        footer = replace(self.footer, threshold=self.threshold(saving=True), usearch=usearch_version())
         return store.to_bytes(), sections, footer
 
     def _set(self, setting: Setting) -> None:

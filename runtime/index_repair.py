@@ -176,7 +176,7 @@ def _own_records(plan: Plan, own: Recorded, past: Opened, led: Sequence[bytes]) 
         plan.notes.append(misfit or _rest_text(journal, own))
         plan.lost += _lost(journal, own, taken, past)
     if own.rest or taken < len(own.records) or not certain:
-        plan.steps.append(_keep_copy(journal))
+        plan.steps.append(_keep_copy(journal) if taken else _put_aside(journal, "damaged"))
     return list(own.records[:taken])
 
 

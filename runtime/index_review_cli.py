@@ -11,6 +11,7 @@ from deepir.errors import InputError, OptionError, reports_errors
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.cluster_table import (
+    LEFT_OUT,
     TABLE,
     ClusterRow,
     assigned_labels,
@@ -121,7 +122,8 @@ def _refuse_filled_in(table: Path, inbox: Path) -> None:
     """Keep what a person wrote and has not used yet."""
     if not table.exists():
         return
-    waiting = [row for row in read_table(table) if row.label and (inbox / row.picture).is_file()]
+    rows = [row for row in read_table(table) if row.label not in {"", LEFT_OUT}]
+    waiting = [row for row in rows if (inbox / row.picture).is_file()]
     if waiting:
         message = (
             f"{table} holds labels that were not used yet, the first is {waiting[0].label!r}: use them with --labels "

@@ -146,7 +146,7 @@ def reads_again_at_sighup(watch: IndexWatch) -> Iterator[None]:
 def file_state(path: Path) -> State:
     """Inode, time and size of the index and its journal; a missing file has none."""
     found = []
-    for file in (path, journal_of(path)):
+    for file in (path, journal_of(path.resolve())):
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(file)
             found.append((status.st_ino, status.st_mtime_ns, status.st_size))

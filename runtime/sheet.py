@@ -2,7 +2,6 @@
 
 import base64
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -170,4 +169,4 @@ def _text(words: str) -> str:
 
 def _words(words: str) -> str:
     # a long label or path breaks where its parts end rather than anywhere
-    return re.sub(r"[/_]+", r"\g<0><wbr>", _text(words))
+    return _text(words).replace("/", "/<wbr>")

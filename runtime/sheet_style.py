@@ -25,7 +25,7 @@ img, .absent { display: block; width: 100%; height: auto; border: 4px solid var(
 .bad > :first-child { border-color: var(--bad); border-style: dashed } .bad b { color: var(--bad) }
 figcaption { font-size: .78rem; line-height: 1.35; margin-top: .2rem; overflow-wrap: anywhere;
   font-variant-numeric: tabular-nums }
-figcaption span { color: var(--soft) }
+figcaption b { display: block } figcaption span { color: var(--soft) }
 @media (max-width: 34rem) { main { padding: 1rem .6rem 3rem } section { padding: .8rem .7rem }
   dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .45rem }
   .row { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .45rem } }

@@ -96,7 +96,7 @@ def fit_threshold(
     # something unknown meets all labels, a view only the others that are here
     met = (len(names) - 1) / max(len(names), all_labels or 0)
     value = _exceeded_by(far * met, best_r, label_n[rows])
-    return Threshold(value, far, len(rows), "views", len(names) * far * met < 1)
+    return Threshold(value, far, len(rows), "views", len(np.unique(label_n[rows])) * far * met < 1)
 
 
 def threshold_from_unknown(best_n: NDArray[np.float32], far: float = FALSE_ACCEPTS) -> Threshold:

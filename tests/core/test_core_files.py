@@ -1,13 +1,15 @@
 """Files written whole or not at all, and their hashes."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
+from deepir import files
 from deepir.errors import InputError
-from deepir.files import file_sha256, replacing, write_text
+from deepir.files import file_sha256, flush_folder, remove_leftovers, replacing, write_text
 
 
 def write_and_fail(path: Path) -> None:
@@ -61,6 +63,33 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
         os.umask(before)
     assert (tmp_path / "spec.json").stat().st_mode & 0o777 == mode
     assert kept == umask
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = []
+    for name in ("spec.json", "spec.json.bak", "other"):
+        writing = replacing(tmp_path / name)
+        left.append(writing.__enter__())
+    remove_leftovers(tmp_path / "spec.json")
+    assert [file.exists() for file in left] == [False, True, True]
+
+
+def test_leftovers_in_a_missing_folder_are_none(tmp_path: Path) -> None:
+    remove_leftovers(tmp_path / "missing" / "spec.json")
+
+
+def test_a_folder_that_cannot_be_flushed_does_not_undo_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = files._flush
+
+    def refusing(path: Path) -> None:
+        if path.is_dir():
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(path)
+
+    monkeypatch.setattr(files, "_flush", refusing)
+    write_text(tmp_path / "spec.json", "text")
+    assert (tmp_path / "spec.json").read_text() == "text"
+    flush_folder(tmp_path)
 
 
 def test_a_missing_folder_is_refused_with_its_name(tmp_path: Path) -> None:

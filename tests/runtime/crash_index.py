@@ -111,23 +111,21 @@ def new_index(path: Path, dtype: Any = "f32") -> Views:
 
 def changes(index: Index, views: Views, rng: random.Random) -> Callable[[], object]:
     """Any change, carried out on the reference; call what comes back to carry it out on the index."""
-    labels = sorted({view[0] for key, view in views.items() if key})
-    kind = rng.choice(["add"] * 5 + ["save"] * 3 + ["remove", "branch", "keys", "relabel", "move", "judge", "compact"])
-    if kind == "add" or not labels:
-        return add(index, views, rng.choice(LABELS), rng.randint(1, 3))
-    if kind == "remove" and len(views) > 6:
-        return remove(index, views, rng.choice(labels))
-    if kind == "branch" and len(views) > 12:
-        return remove(index, views, rng.choice(labels).split("/")[0] + "/")
-    if kind == "keys":
-        return remove(index, views, [rng.choice([key for key in views if key])])
-    if kind == "relabel":
-        return relabel(index, views, rng.choice(labels), rng.choice(LABELS))
-    if kind == "move":
-        return relabel(index, views, rng.choice(labels).split("/")[0] + "/", f"brand{rng.randint(0, 4)}/")
-    if kind == "judge":
-        return judge(index, views, rng.randint(0, 99) / 100)
-    return index.compact if kind == "compact" else index.save
+    labels = sorted({view[0] for key, view in views.items() if key}) or LABELS
+    branch = rng.choice(labels).split("/")[0] + "/"
+    kinds = ["add"] * 5 + ["save"] * 3 + ["remove", "branch", "keys", "relabel", "move", "judge", "compact"]
+    made: dict[str, Callable[[], Callable[[], object]]] = {
+        "add": lambda: add(index, views, rng.choice(LABELS), rng.randint(1, 3)),
+        "remove": lambda: remove(index, views, rng.choice(labels)),
+        "branch": lambda: remove(index, views, branch),
+        "keys": lambda: remove(index, views, [rng.choice([key for key in views if key])]),
+        "relabel": lambda: relabel(index, views, rng.choice(labels), rng.choice(LABELS)),
+        "move": lambda: relabel(index, views, branch, f"brand{rng.randint(0, 4)}/"),
+        "judge": lambda: judge(index, views, rng.randint(0, 99) / 100),
+        "save": lambda: index.save,
+        "compact": lambda: index.compact,
+    }
+    return made[rng.choice(kinds) if len(views) > 12 else "add"]()
 
 
 def copied(views: Views) -> Views:
@@ -173,35 +171,37 @@ def kill_at_random(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         # much more happens before the kill where nobody waits for the disk
         os.fsync = lambda handle: None
     path, log = folder / "shop.usearch", folder / "log"
-    facts = {"kills": 0, "acknowledged": 0, "under_way": 0, "under_way_and_kept": 0}
+    facts: dict[str, Any] = {"kills": 0, "acknowledged": 0, "under_way": 0, "under_way_and_kept": 0}
     views = new_index(path, rng.choice(list(TOLERANCE)))
     for _ in range(kills):
-        log.write_bytes(b"")
-        writer = os.fork()
-        if not writer:
-            write_until_killed(path, views, log, rng.randrange(1 << 30))
-        opening = rng.random() < 0.1
-        while not opening and not log.stat().st_size:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.04))
-        os.kill(writer, signal.SIGKILL)
-        os.waitpid(writer, 0)
+        kill(path, views, log, rng)
         done, begun, count = states_in(log, views)
         views = state_of(Index.open(path))
         assert views in (done, begun), f"expected {done} or {begun}, got {views}"
-        with Index.open(path, write=True) as index:
-            assert state_of(index) == views
         facts["kills"] += 1
         facts["acknowledged"] += count
         facts["under_way"] += begun not in (None, done)
         facts["under_way_and_kept"] += views == begun != done
-        if len(views) > 200:
-            with Index.open(path, write=True) as index:
+        with Index.open(path, write=True) as index:
+            assert state_of(index) == views
+            if len(views) > 200:
                 remove(index, views, [key for key in views if key][:150])()
     with Index.open(path, write=True) as index:
         index.save()
-    facts["left"] = sorted(file.name for file in folder.iterdir())
-    return facts
+    return {**facts, "left": sorted(file.name for file in folder.iterdir())}
+
+
+def kill(path: Path, views: Views, log: Path, rng: random.Random) -> None:
+    """Start a writer and kill it, most often when it has begun to change something."""
+    log.write_bytes(b"")
+    writer = os.fork()
+    if not writer:
+        write_until_killed(path, views, log, rng.randrange(1 << 30))
+    while rng.random() > 0.1 and not log.stat().st_size:
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.04))
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
 
 
 STEPS: dict[str, Step] = {

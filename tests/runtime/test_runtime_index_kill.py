@@ -1,4 +1,4 @@
-"""Writers of an index that are killed with SIGKILL: what was acknowledged stays, the rest happens whole or not at all."""
+"""Writers of an index that are killed with SIGKILL: what was acknowledged stays, the rest is whole or not there."""
 
 import json
 import os

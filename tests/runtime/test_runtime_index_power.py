@@ -1,7 +1,7 @@
 """Power cuts on a disk that forgets what was not flushed: a model of one, because a test cannot pull the plug.
 
-At each call to the system the folder is made anew as the disk may hold it: names as they were after any change since the
-folder was flushed last, and the bytes of each file as they were flushed last, as they are now, or zero where they are new.
+At each call to the system the folder is made anew as the disk may hold it: names as they were after any change since
+the folder was flushed last, and the bytes of each file as they were flushed last, as they are now, or zero where new.
 """
 
 import itertools

@@ -222,25 +222,41 @@ def test_a_journal_that_does_not_continue_the_damaged_file_is_put_aside(shop: Pa
     assert len(Index.open(shop)) == 10
 
 
-def test_changes_that_do_not_fit_what_is_left_are_named(
-    new: Path, model: Path, make_card: MakeCard, unit_rows: UnitRows, rng: np.random.Generator
-) -> None:
+@pytest.fixture
+def twice(new: Path, model: Path, make_card: MakeCard, unit_rows: UnitRows, rng: np.random.Generator) -> Path:
+    """Saved twice from memory: the generation before lacks what was added since, and there is no journal of that."""
     path = new.with_name("twice.usearch")
     index = Index.create(make_card(), model)
     index.add("soap", unit_rows(rng, 3), ["a.png"] * 3)
     index.save(path)
-    # of an index in memory the generation before lacks what was added since, and there is no journal of it
     index.add("tea", unit_rows(rng, 2), ["b.png"] * 2)
     index.save(path)
-    with Index.open(path, write=True) as opened:
-        opened.remove([1])
-        opened.add("salt", unit_rows(rng, 1), ["c.png"])
-    flip(path, 20)
-    facts = json.loads(repair(path, "--json").stdout)
+    return path
+
+
+def test_an_addition_that_does_not_fit_what_is_left_is_named(
+    twice: Path, unit_rows: UnitRows, rng: np.random.Generator
+) -> None:
+    with Index.open(twice, write=True) as index:
+        index.remove([1])
+        index.add("salt", unit_rows(rng, 1), ["c.png"])
+    flip(twice, 20)
+    facts = json.loads(repair(twice, "--json").stdout)
     assert facts["lost"] == ["1 views of salt added (c.png)"]
     assert facts["notes"][0] == "it adds the key 6 where 4 comes next"
-    assert Index.open(path).labels == {"soap": 2}
-    assert path.with_name("twice.usearch.journal.damaged").exists()
+    assert Index.open(twice).labels == {"soap": 2}
+    assert twice.with_name("twice.usearch.journal.damaged").exists()
+
+
+def test_a_change_of_views_that_are_not_left_is_named(twice: Path) -> None:
+    with Index.open(twice, write=True) as index:
+        index.relabel([3, 4], "brush")
+        index.remove([1])
+    flip(twice, 20)
+    facts = json.loads(repair(twice, "--json").stdout)
+    assert facts["lost"] == ["2 views relabelled as brush (keys 3, 4)", "1 views removed (keys 1)"]
+    assert facts["notes"][0] == "it is about the key 4, which is not there"
+    assert Index.open(twice).labels == {"soap": 3}
 
 
 def test_a_writer_killed_before_it_put_the_journal_aside_costs_nothing(new: Path) -> None:
@@ -321,11 +337,14 @@ def test_a_dry_run_says_the_same_and_changes_nothing(shop: Path) -> None:
 def test_where_nothing_can_be_done_one_sentence_says_so(
     new: Path, shop: Path, model: Path, unit_rows: UnitRows, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    lonely, torn, older, theirs = (tmp_path / f"{name}.usearch" for name in ("lonely", "torn", "older", "theirs"))
+    names = ("lonely", "torn", "older", "newer", "theirs")
+    lonely, torn, older, newer, theirs = (tmp_path / f"{name}.usearch" for name in names)
     lonely.write_bytes(shop.read_bytes()[:-100])
     torn.write_bytes(shop.read_bytes()[:-100])
     backup_of(torn).write_bytes(backup_of(shop).read_bytes()[:-100])
     older.write_bytes(shop.read_bytes()[:-1] + b"1")
+    newer.write_bytes(shop.read_bytes()[:-1] + b"4")
+    backup_of(newer).write_bytes(backup_of(shop).read_bytes())
     backup_of(older).write_bytes(backup_of(shop).read_bytes())
     index = load_usearch().Index(ndim=8, metric="cos", dtype="f32")
     index.add(np.arange(1, 6, dtype=np.uint64), unit_rows(rng, 5))
@@ -335,6 +354,7 @@ def test_where_nothing_can_be_done_one_sentence_says_so(
         (lonely, 8, f"there is no {backup_of(lonely)} to go back to"),
         (torn, 8, f"{backup_of(torn)} is damaged too"),
         (older, 8, "version of deepir wrote it"),
+        (newer, 8, "another version of deepir wrote"),
         (theirs, 8, "deepir-index import"),
         (model, 8, "nothing can be repaired"),
         (tmp_path / "no.usearch", 3, "cannot read the index"),

@@ -104,6 +104,10 @@ def test_counts_that_do_not_add_up_fail(shop: Path) -> None:
     sections = {name: bytes(content) for name, content in opened.sections.items()}
     write_index(shop, bytes(opened.usearch), sections, replace(opened.footer, next_key=3))
     assert statuses(shop)["items"] == "fail"
+    fewer = load_usearch().Index(ndim=8, metric="cos", dtype="i8")
+    fewer.add(np.arange(3, 6, dtype=np.uint64), np.ones((3, 8), np.int8))
+    write_index(shop, bytes(fewer.save()), sections, opened.footer)
+    assert "14 views of 3 labels, 0 removed, 3 vectors, which does not add up" in text_of(shop, "items")
 
 
 def test_a_torn_journal_is_a_warning_and_a_damaged_one_a_failure(shop: Path) -> None:
