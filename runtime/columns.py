@@ -20,7 +20,7 @@ _ERRORS = "surrogatepass"
 
 
 class NumberColumn:
-    """Numbers of one type; appending takes constant time on the average."""
+    """Numbers of one type, or rows of as many; appending takes constant time on the average."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         self._buffer = values
@@ -31,14 +31,15 @@ class NumberColumn:
 
     @property
     def values(self) -> NDArray[Any]:
-        """All of them, (N,); do not write to it."""
+        """All of them, (N,) or (N, D); do not write to it."""
         return self._buffer[: self._size]
 
     def extend(self, values: NDArray[Any]) -> None:
         """Put values behind the others."""
         needed = self._size + len(values)
         if needed > len(self._buffer):
-            grown = np.empty(max(_SMALLEST, needed, 2 * self._size), dtype=self._buffer.dtype)
+            room = max(_SMALLEST, needed, 2 * self._size)
+            grown = np.empty((room, *self._buffer.shape[1:]), dtype=self._buffer.dtype)
             grown[: self._size] = self.values
             self._buffer = grown
         self._buffer[self._size : needed] = values

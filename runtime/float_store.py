@@ -23,7 +23,7 @@ class FloatStore:
     def __init__(self, dim: int) -> None:
         self.codes = Codes("f32", dim)
         self._keys = NumberColumn(np.empty(0, np.uint64))
-        self._parts: list[Descriptors] = []
+        self._rows = NumberColumn(np.empty((0, dim), np.float32))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -36,31 +36,31 @@ class FloatStore:
     def add(self, keys: Keys, descriptors_nd: Descriptors) -> None:
         """Keep the descriptors of these keys, which must be larger than all before."""
         self._keys.extend(keys)
-        # a copy: who gave them may use the memory again
-        self._parts.append(np.array(descriptors_nd, np.float32))
+        self._rows.extend(descriptors_nd)
 
     def remove(self, keys: Keys) -> None:
         """Forget these keys."""
         kept = ~np.isin(self.keys, keys)
-        self._parts = [self._joined()[kept]]
+        self._rows = NumberColumn(self._rows.values[kept])
         self._keys = NumberColumn(self.keys[kept])
 
     def get(self, keys: Keys) -> Descriptors:
         """The descriptors (N, D) of these keys."""
-        return self._joined()[np.searchsorted(self.keys, keys)]
+        descriptors_nd: Descriptors = self._rows.values[np.searchsorted(self.keys, keys)]
+        return descriptors_nd
 
     descriptors = get
 
     def search(self, query_1d: NDArray[np.float32], count: int) -> Neighbours:
         """The `count` nearest."""
-        return most_similar(self.keys, self._joined() @ query_1d, count)
+        return most_similar(self.keys, self._rows.values @ query_1d, count)
 
     def stored(self, codes: Codes) -> DescriptorStore:
         """The descriptors in the form of an index file."""
         store = DescriptorStore.empty(codes, len(self))
         for start in range(0, len(self), _CHUNK):
             part = slice(start, start + _CHUNK)
-            store.add(self.keys[part], store.codes.encode(self._joined()[part]))
+            store.add(self.keys[part], store.codes.encode(self._rows.values[part]))
         return store
 
     def recall_of(self, store: DescriptorStore) -> tuple[float, int]:
@@ -76,15 +76,11 @@ class FloatStore:
         return float(np.mean(shares)), len(rows)
 
     def _share_found(self, row: int, store: DescriptorStore, count: int) -> float:
-        similarity_n = self._joined() @ self._joined()[row]
+        query_1d = self._rows.values[row]
+        similarity_n = self._rows.values @ query_1d
         similarity_n[row] = -np.inf
         # of equally near ones either is right, and one value in two rows may differ by its rounding
         least = np.partition(similarity_n, -count)[-count] - _ROUNDING
-        found = store.search(self._joined()[row], count + 1).keys
+        found = store.search(query_1d, count + 1).keys
         others = np.searchsorted(self.keys, found[found != self.keys[row]][:count])
         return float((similarity_n[others] >= least).sum()) / count
-
-    def _joined(self) -> Descriptors:
-        if len(self._parts) != 1:
-            self._parts = [np.concatenate(self._parts) if self._parts else np.empty((0, self.codes.dim), np.float32)]
-        return self._parts[0]

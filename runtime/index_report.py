@@ -140,7 +140,9 @@ def _threshold_text(threshold: dict[str, Any] | None) -> str:
     if threshold is None:
         return "none: fewer than two labels"
     basis = "stored views" if threshold["basis"] == "views" else "pictures of unknown things"
-    return f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {threshold['impostors']} {basis}"
+    extrapolated = ", extrapolated from so few" if threshold["extrapolated"] else ""
+    count = threshold["impostors"]
+    return f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {count} {basis}{extrapolated}"
 
 
 def _model_lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ _SMALL = 32 << 20
 """Bytes; a smaller file is written anew in a fraction of a second."""
 
 _MOST_PENDING = 2000
-"""Changes in the journal; with more of them each opening of the index takes longer than need be."""
+"""Views whose changes stand in the journal; with more each opening of the index takes longer than need be."""
 
 
 def finish(index: Index) -> str:
@@ -37,8 +37,8 @@ def finish(index: Index) -> str:
         index.save()
         return f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), generation {index.generation}"
     return (
-        f"{index.pending} changes stand in {journal_of(path)}: they are written into the large file when they are more "
-        f"than {_MOST_PENDING}, or by deepir-index compact {path}"
+        f"changes of {index.pending} views stand in {journal_of(path)}: they are written into the large file when they "
+        f"are more than {_MOST_PENDING}, or by deepir-index compact {path}"
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deepir.descriptors import Descriptors
 from deepir.errors import IndexFileError, OptionError
 from deepir.runtime.codes import CodeArray, Codes, signs
+from deepir.runtime.columns import NumberColumn
 from deepir.runtime.items import Keys
 
 _MOST_EXACT = 100_000
@@ -60,11 +61,9 @@ class DescriptorStore:
         self._index = index
         self.codes = codes
         index.expansion_search = _EXPANSION_SEARCH
-        # of b1 only: the codes behind the signs, in the order of `_exact_keys`
-        self._exact_nd = exact_codes_nd
-        self._exact_keys: Keys = (
-            np.sort(np.asarray(index.keys[:], np.uint64)) if self._by_signs else np.empty(0, np.uint64)
-        )
+        # of b1 only: the codes behind the signs, by rising key
+        self._exact = None if exact_codes_nd is None else NumberColumn(exact_codes_nd)
+        self._exact_keys = NumberColumn(self.keys if self._by_signs else np.empty(0, np.uint64))
 
     @classmethod
     def empty(cls, codes: Codes, count: int = 0) -> "DescriptorStore":
@@ -141,7 +140,7 @@ class DescriptorStore:
 
     def exact_bytes(self) -> bytes:
         """Of b1 the codes behind the signs by rising key; nothing of the others."""
-        return b"" if self._exact_nd is None else np.ascontiguousarray(self._exact_nd).tobytes()
+        return b"" if self._exact is None else self._exact.values.tobytes()
 
     def add(self, keys: Keys, codes_nd: CodeArray) -> None:
         """Store the codes of each key; the keys must be larger than all before.
@@ -154,9 +153,9 @@ class DescriptorStore:
             part = slice(start, start + _CHUNK)
             vectors = signs(codes_nd[part]) if self._by_signs else codes_nd[part]
             self._index.add(keys[part], np.ascontiguousarray(vectors))
-        if self._exact_nd is not None:
-            self._exact_nd = np.concatenate([self._exact_nd, codes_nd])
-            self._exact_keys = np.concatenate([self._exact_keys, keys])
+        if self._exact is not None:
+            self._exact.extend(codes_nd)
+            self._exact_keys.extend(keys)
 
     def remove(self, keys: Keys) -> None:
         """Find these keys no more; their values stay in the bytes until `copy`.
@@ -166,9 +165,10 @@ class DescriptorStore:
         """
         self._check_changeable()
         self._index.remove(keys)
-        if self._exact_nd is not None:
-            kept = ~np.isin(self._exact_keys, keys)
-            self._exact_nd, self._exact_keys = self._exact_nd[kept], self._exact_keys[kept]
+        if self._exact is not None:
+            kept = ~np.isin(self._exact_keys.values, keys)
+            self._exact = NumberColumn(self._exact.values[kept])
+            self._exact_keys = NumberColumn(self._exact_keys.values[kept])
 
     def copy(self) -> "DescriptorStore":
         """The same codes in a new graph, without those that were removed."""
@@ -180,8 +180,9 @@ class DescriptorStore:
 
     def get(self, keys: Keys) -> CodeArray:
         """The codes (N, D) of these keys, all of which must be there."""
-        if self._exact_nd is not None:
-            return self._exact_nd[np.searchsorted(self._exact_keys, keys)]
+        if self._exact is not None:
+            exact_nd: CodeArray = self._exact.values[np.searchsorted(self._exact_keys.values, keys)]
+            return exact_nd
         rows = self._index.get(keys) if len(keys) else ()
         return np.asarray(rows, dtype=self.codes.code_type).reshape(len(keys), self.codes.dim)
 

@@ -66,10 +66,9 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    left = []
-    for name in ("spec.json", "spec.json.bak", "other"):
-        writing = replacing(tmp_path / name)
-        left.append(writing.__enter__())
+    names = ("spec.json", "spec.json.bak", "other")
+    killed = [replacing(tmp_path / name) for name in names]
+    left = [writing.__enter__() for writing in killed]
     remove_leftovers(tmp_path / "spec.json")
     assert [file.exists() for file in left] == [False, True, True]
 

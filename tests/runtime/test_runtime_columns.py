@@ -46,6 +46,16 @@ def test_a_column_that_grows_leaves_alone_what_it_was_made_of() -> None:
     assert (given_n.tolist(), column.values.tolist()) == ([0, 1, 2], [0, 1, 2, 9])
 
 
+@settings(deadline=None)
+@given(counts=st.lists(st.integers(0, 9), max_size=8), width=st.integers(0, 5))
+def test_rows_come_back_however_the_column_grew(counts: list[int], width: int) -> None:
+    rows_nd = np.arange(sum(counts) * width, dtype=np.float32).reshape(sum(counts), width)
+    column = NumberColumn(np.empty((0, width), np.float32))
+    for part in np.split(rows_nd, np.cumsum(counts)):
+        column.extend(part)
+    np.testing.assert_array_equal(column.values, rows_nd)
+
+
 def test_a_growing_column_seldom_moves() -> None:
     column = NumberColumn(np.empty(0, np.uint64))
     places = set()

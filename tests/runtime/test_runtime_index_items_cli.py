@@ -185,7 +185,7 @@ def test_a_change_of_a_large_file_stays_in_the_journal_and_says_so(shop: Path) -
     before = shop.read_bytes()
     result = invoke(remove_command, shop, "soap")
     journal = shop.with_name("shop.usearch.journal")
-    assert f"2 changes stand in {journal}" in result.stderr
+    assert f"changes of 2 views stand in {journal}" in result.stderr
     assert f"removed 2 items of soap; {shop}, {journal} still hold them" in result.stderr
     assert shop.read_bytes() == before
     assert "soap" not in Index.open(shop).labels

@@ -144,7 +144,7 @@ def test_changes_in_the_journal_are_counted(shop: Path) -> None:
 def test_threshold_and_margin_are_told_with_their_origin(
     shop: Path, unit_rows: UnitRows, rng: np.random.Generator
 ) -> None:
-    assert "for 1.00% false accepts, from 30 stored views" in info(shop).stdout
+    assert "for 1.00% false accepts, from 30 stored views, extrapolated from so few" in info(shop).stdout
     with Index.open(shop, write=True) as index:
         index.fit_threshold_to_unknown(unit_rows(rng, 40), 0.05)
         index.set(margin=0.07)
