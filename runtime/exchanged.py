@@ -79,7 +79,7 @@ def exchanged_from_index(path: Path, out: Path) -> Exchanged:
         metadata=views.metadata,
         model=contents.footer.model.fingerprint,
         whitened=contents.whitening is not None,
-        footer=replace(contents.footer, threshold=contents.threshold()),
+        footer=replace(contents.footer, threshold=contents.threshold(saving=True)),
         whitening=contents.whitening,
     )
 

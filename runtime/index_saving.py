@@ -9,7 +9,7 @@ from deepir.runtime.journal import journal_of
 from deepir.runtime.pictures import THUMBNAIL, thumbnails_of
 
 _SMALL = 32 << 20
-"""Bytes; a smaller file is written anew in a fraction of a second."""
+"""Bytes; a smaller file is written anew in two tenths of a second, and its threshold computed in some seconds."""
 
 _MOST_PENDING = 2000
 """Views whose changes stand in the journal; with more each opening of the index takes longer than need be."""
