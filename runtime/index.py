@@ -68,9 +68,9 @@ class Index(ReadableIndex):
         """Note which other model describes the stored pictures, and the size of the copies that are kept of them.
 
         Raises:
-            OptionError: The index is not empty.
+            OptionError: The index is not empty, or was saved.
         """
-        self._check_empty("is set up")
+        self._check_new("is set up")
         self._contents.footer = replace(self.footer, references=references, thumbnails=thumbnails)
 
     def whiten(self, whitening: IndexWhitening) -> None:
@@ -81,10 +81,7 @@ class Index(ReadableIndex):
         Raises:
             OptionError: The index is not empty, or was saved: what is stored did not go through it.
         """
-        if self.path is not None:
-            message = f"an index is whitened before it is saved, {self.path} was saved without: build it anew"
-            raise OptionError(message)
-        self._check_empty("is whitened")
+        self._check_new("is whitened")
         codes = replace(self.footer.codes, dim=whitening.note.dim)
         footer = replace(self.footer, codes=codes, whitening=whitening.note)
         self._contents = Contents.empty(footer, whitening)
@@ -208,6 +205,7 @@ class Index(ReadableIndex):
             As of `save`.
         """
         with self._lock:
+            self._home.check_writable()
             self._contents.compact()
             self._home.save(self._contents, None)
             self._home.forget_past()
@@ -225,7 +223,10 @@ class Index(ReadableIndex):
     ) -> None:
         self.close()
 
-    def _check_empty(self, what: str) -> None:
+    def _check_new(self, what: str) -> None:
+        if self.path is not None:
+            message = f"an index {what} before it is saved, {self.path} was saved without: build it anew"
+            raise OptionError(message)
         if len(self):
             message = f"an index {what} before the first item is added, this one has {len(self)}: build it anew"
             raise OptionError(message)

@@ -51,6 +51,16 @@ class Home:
                 stack.pop_all()
         return home, contents
 
+    def check_writable(self) -> None:
+        """Refuse to change what was opened only for reading.
+
+        Raises:
+            OptionError: It was.
+        """
+        if self._reading and self._journal is None:
+            message = f"{self.path} was opened for reading: open it with write=True to change it"
+            raise OptionError(message)
+
     def record(self, changes: Sequence[Change], contents: Contents) -> None:
         """Put changes on the disk, all or none, before they happen; nothing of the kind for an index in memory.
 
@@ -58,9 +68,7 @@ class Home:
             OptionError: The index was opened only for reading.
             InputError: The disk is full; then nothing changed.
         """
-        if self._reading and self._journal is None:
-            message = f"{self.path} was opened for reading: open it with write=True to change it"
-            raise OptionError(message)
+        self.check_writable()
         if self._journal is not None:
             self._journal.append(to_record(changes, contents.footer.codes))
             self.pending += sum(map(count_views, changes))
@@ -73,9 +81,8 @@ class Home:
             raise OptionError(message)
         target = _real(target)
         own = self.path is not None and target.resolve() == self.path.resolve()
-        if own and self._reading and self._journal is None:
-            message = f"{target} was opened for reading: open it with write=True to change it"
-            raise OptionError(message)
+        if own:
+            self.check_writable()
         with ExitStack() as stack:
             if self._lock is None or not own:
                 stack.enter_context(IndexLock(target))
