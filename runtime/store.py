@@ -19,11 +19,12 @@ from deepir.runtime.items import Keys
 
 _MOST_EXACT = 100_000
 _MOST_EXACT_BYTES = 1 << 25
-"""Up to both comparing with every descriptor takes two milliseconds at most, less than a graph that misses as little
-(docs/benchmarks.md)."""
+_MOST_EXACT_SIGNS = 10_000
+"""Up to both comparing with every descriptor takes about two milliseconds, less than a graph that misses as little
+(docs/benchmarks.md). Of signs far more candidates are wanted, and usearch sorts them slowly."""
 
-_CONNECTIVITY = {128: 8, 256: 12}
-_LARGEST_CONNECTIVITY = 24
+_CONNECTIVITY = {128: 10, 256: 16}
+_LARGEST_CONNECTIVITY = 28
 _SMALLEST_CONNECTIVITY = 8
 """Neighbours of each node of the graph, by the values of a descriptor up to which they serve; the smallest where
 searches compare with every descriptor, and the graph is only there for other programs."""
@@ -33,8 +34,8 @@ _EXPANSION_SEARCH = 400
 """How many candidates are kept while the graph is built and searched."""
 
 _AGAIN = 2
-_AGAIN_OF_SIGNS = 20
-_FEWEST_SIGNS = 200
+_AGAIN_OF_SIGNS = 50
+_FEWEST_SIGNS = 500
 """Candidates for each wanted neighbour that are scored again with the query as it is; signs alone order poorly."""
 
 _CHUNK = 8192
@@ -223,7 +224,8 @@ class DescriptorStore:
 
 
 def _is_exact(codes: Codes, count: int) -> bool:
-    return count <= _MOST_EXACT and count * codes.searched_bytes <= _MOST_EXACT_BYTES
+    most = min(_MOST_EXACT, _MOST_EXACT_SIGNS) if codes.dtype == "b1" else _MOST_EXACT
+    return count <= most and count * codes.searched_bytes <= _MOST_EXACT_BYTES
 
 
 def _connectivity(codes: Codes, count: int) -> int:

@@ -240,11 +240,20 @@ def test_two_places_of_one_label_are_no_doubt_about_the_label(
     assert all(len(line["topk"]) == 1 for line in lines)
 
 
-def test_the_threshold_of_a_map_is_learnt_from_places_and_not_from_neighbours(
-    make_map: Callable[..., Path], rooms: Path, deepir_run: Command
+def test_the_threshold_of_a_map_is_learnt_from_other_places_and_not_from_neighbours_on_the_way(
+    tmp_path: Path, model: Path, write_picture: WritePicture, deepir_index: Command, deepir_run: Command
 ) -> None:
-    path = make_map()
-    lines = lines_of(deepir_run(rooms, "--index", path, "--mode", "place", "--seq", 1))
+    # three views of each room, all with labels of their own: for the threshold of labels they are strangers
+    for number in range(12):
+        room = place(number // 3 * 3)
+        write_picture(tmp_path / "map" / f"{number:02}.png", room - np.uint8(number % 3))
+        write_picture(tmp_path / "walk" / f"{number:02}.png", (room * 0.8).astype(np.uint8))
+    path = tmp_path / "map.usearch"
+    assert deepir_index("build", path, tmp_path / "map", "--model", model, "--keep-all").exit_code == 0
+    labels = Index.open(path).threshold
+    lines = lines_of(deepir_run(tmp_path / "walk", "--index", path, "--mode", "place", "--seq", 1))
+    assert labels is not None
+    assert all(line["similarity"] < labels.value for line in lines)
     assert {line["status"] for line in lines} == {"match"}
 
 

@@ -333,6 +333,11 @@ def test_what_is_added_while_the_program_starts_is_not_overlooked(
     assert {line["label"] for line in lines} == {"stripes"}
 
 
+def test_an_index_that_stays_as_it_is_is_read_once(run_while: RunWhile) -> None:
+    _, result = run_while({1: lambda: None, 2: lambda: None})
+    assert "read again" not in result.stderr
+
+
 def test_the_new_threshold_counts_with_the_new_index(shop: Path, stripes: Path, run_while: RunWhile) -> None:
     def be_strict() -> None:
         with Index.open(shop, write=True) as index:

@@ -57,6 +57,11 @@ def test_what_the_candidates_share_does_not_depend_on_how_many_are_listed(
     assert len(answer.top) == min(top_labels, 9)
 
 
+def test_the_second_label_is_known_although_only_one_is_listed(make_index: MakeIndex) -> None:
+    answer = answer_of(make_index({"tea": [0.9], "salt": [0.7]}), top_labels=1, margin=0)
+    assert (len(answer.top), answer.margin) == (1, pytest.approx(0.2))
+
+
 def test_labels_that_share_nothing_are_not_searched_for_more_of_them(
     make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,14 @@ def test_a_picture_in_half_the_light_or_of_a_plainer_side_is_not_blurred(texture
     assert blurred([glance_at(view) for view in views]) == []
 
 
+def test_a_picture_that_is_only_a_little_out_of_focus_is_kept(texture: Texture) -> None:
+    views = [moved(texture(1), 9 * number) for number in range(4)]
+    views[2] = cv2.GaussianBlur(views[2], (0, 0), 0.8)
+    glances = [glance_at(view) for view in views]
+    assert glances[2].sharpness < 0.5 * glances[0].sharpness
+    assert blurred(glances) == []
+
+
 def test_of_two_pictures_nobody_knows_which_is_as_sharp_as_can_be(texture: Texture) -> None:
     sharp = texture(1)
     assert blurred([glance_at(sharp), glance_at(cv2.GaussianBlur(sharp, (0, 0), 5))]) == []
