@@ -55,11 +55,13 @@ def rebuild_command(index_path: Path, model: Path, out: Path | None, *, as_json:
         )
         rebuilt = rebuild(old, extractor, rebuilding, advance)
         learnt = old.threshold is not None and old.threshold.basis == "unknown"
-        before = old.whitening
+        before, teacher = old.whitening, old.footer.references
     rebuilt.index.save(target)
     index = rebuilt.index
     if rebuilt.missing:
         click.echo(f"warning: left out {len(rebuilt.missing)} views whose pictures are gone", err=True)
+    if teacher is not None:
+        click.echo(f"warning: {teacher.absolute} described the pictures before, now {model} does", err=True)
     if before is not None and whiten is None:
         click.echo(f"warning: the whitening of the index before ({before}) was not taken over", err=True)
     if learnt:

@@ -177,7 +177,7 @@ def test_every_bad_input_is_one_sentence_with_its_exit_code(
         (("add", torn, "red", picture), 8, "no deepir footer"),
         (("remove", shop, "purple"), 3, "blue, green, red, yellow"),
         (("info", tmp_path / "no.usearch"), 3, "cannot read the index"),
-        (("info", picture), 8, "no deepir footer"),
+        (("info", picture), 8, "is not a usable index"),
         (("query", shop, model), 3, "cannot decode"),
         (("query", shop, picture, "--model", other), 8, "deepir-index rebuild"),
     ]
