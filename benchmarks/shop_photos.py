@@ -36,7 +36,7 @@ from deepir.export.evaluate import Subject, evaluate, open_subject, subject_of_m
 from deepir.export.graph import build_onnx
 from deepir.export.verify import FP32_TOLERANCE, prove
 from deepir.image import read_image
-from deepir.runtime import Index, Extractor
+from deepir.runtime import Extractor, Index
 
 SETS = ("grocery_nat2ref", "grocery_ref2nat", "grocery_nat2nat")
 REFERENCES = "grocery_nat2ref"

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.look import Thumbnails
 from deepir.descriptors import Descriptors
+from deepir.look import Thumbnails
 
 NEAR_DESCRIPTORS = 0.9
 """Two pictures above this similarity may be near-duplicates.

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from deepir.calib.coverage import distinct_rows, k_centre
-from deepir.look import Look, look_at_files
 from deepir.calib.sources import Labels, read_sources
 from deepir.descriptors import Descriptors
 from deepir.errors import InputError, ModelError, OptionError
+from deepir.look import Look, look_at_files
 from deepir.runtime.progress import Report
 from deepir.spec import ModelSpec
 

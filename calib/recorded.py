@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepir.calib.coverage import near
-from deepir.look import Look, look_at, sharpness
 from deepir.descriptors import Descriptors
 from deepir.errors import InputError, OptionError
 from deepir.files import replacing
 from deepir.image import Image, list_images, read_image
+from deepir.look import Look, look_at, sharpness
 from deepir.optional import need
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.frame import Frame, Source

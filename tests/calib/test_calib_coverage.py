@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.calib.coverage import distinct_rows, k_centre, near
-from deepir.look import look_at, sharpness
 from deepir.descriptors import normalise
+from deepir.look import look_at, sharpness
 
 
 def pattern(seed: int, side: int = 96) -> np.ndarray:
