@@ -31,7 +31,10 @@ searches compare with every descriptor, and the graph is only there for other pr
 
 _EXPANSION_ADD = 128
 _EXPANSION_SEARCH = 400
-"""How many candidates are kept while the graph is built and searched."""
+_EXPANSION_OF_MANY = 1200
+_MANY = 200_000
+"""How many candidates are kept while the graph is built and searched; three times as many among a million find as much
+as among a hundred thousand."""
 
 _AGAIN = 2
 _AGAIN_OF_SIGNS = 50
@@ -61,7 +64,6 @@ class DescriptorStore:
     def __init__(self, index: Any, codes: Codes, exact_codes_nd: CodeArray | None = None) -> None:
         self._index = index
         self.codes = codes
-        index.expansion_search = _EXPANSION_SEARCH
         # of b1 only: the codes behind the signs, by rising key
         self._exact = None if exact_codes_nd is None else NumberColumn(exact_codes_nd)
         self._exact_keys = NumberColumn(self.keys if self._by_signs else np.empty(0, np.uint64))
@@ -212,6 +214,7 @@ class DescriptorStore:
         wanted = max(_AGAIN_OF_SIGNS * count, _FEWEST_SIGNS) if self._by_signs else _AGAIN * count
         codes_1d = self.codes.encode(query_1d)
         query = signs(codes_1d[None])[0] if self._by_signs else codes_1d
+        self._index.expansion_search = _EXPANSION_SEARCH if len(self) <= _MANY else _EXPANSION_OF_MANY
         # one query at a time: in a batch usearch pads with key 0 where it finds fewer
         matches = self._index.search(np.ascontiguousarray(query), min(wanted, len(self)), exact=self.exact)
         return np.asarray(matches.keys, np.uint64)
