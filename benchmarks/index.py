@@ -186,9 +186,10 @@ def main(  # noqa: PLR0913 one for each option
     out: Path | None,
 ) -> None:
     """Fill indexes with the same descriptors and print what they cost and find."""
+    sample = sample_of(photos, model, descriptors, dim)
     report = Report([], out)
     report.add(f"{machine_name()}; {versions()}", "")
-    for heading, database_nd, queries_qd in databases(sample_of(photos, model, descriptors, dim), sizes):
+    for heading, database_nd, queries_qd in databases(sample, sizes):
         report.add(f"## {len(database_nd)} x {database_nd.shape[1]}, {heading}", "")
         table(report, database_nd, queries_qd, only or tuple(WAYS))
 
