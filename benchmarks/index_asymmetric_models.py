@@ -16,7 +16,7 @@ import numpy as np
 from distillation import STUDENT, TEACHERS
 from distillation_pictures import read_pool
 from distillation_recipes import recipe_for
-from distillation_scores import ONE, fast
+from distillation_scores import ONE, THREE, fast
 from distillation_train import Bench, plan_run, trained_model, whitened_model
 from shop_photos import DIM, POWER, load_trunk, read_photos
 
@@ -84,6 +84,11 @@ def student(kit: Kit) -> Model:
     return whiten_towards(kit.learnt(kit.steps), kit.worlds, kit.said(), _say)
 
 
+def student_three_sizes(kit: Kit) -> Model:
+    model = student(kit)
+    return Model(model.network, model.spec.at_sizes(THREE))
+
+
 def student_smaller(kit: Kit) -> Model:
     model = student(kit)
     return Model(model.network, model.spec.at_sizes(SMALLER))
@@ -133,6 +138,7 @@ MODELS: Mapping[str, Callable[[Kit], Model]] = {
     "teacher": teacher,
     "teacher_one_size": teacher_one_size,
     "student": student,
+    "student_three_sizes": student_three_sizes,
     "student_256": student_smaller,
     "student_regression": student_regression,
     "student_unturned": student_unturned,

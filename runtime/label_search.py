@@ -12,6 +12,7 @@ TIE = 0.005
 """Labels whose best views are this near to each other are as good as equal: codes alone move a similarity by 0.002."""
 
 _VIEWS = 3
+_DIGITS = 6
 _FIRST = 8
 _GROWTH = 4
 
@@ -71,7 +72,8 @@ def settle_ties(hits: Sequence[Hit], similarities_of: Callable[[str], NDArray[np
         if len(tied) > 1:
             views = [np.sort(similarities_of(hit.label))[::-1][:_VIEWS] for hit in tied]
             fewest = min(map(len, views))
-            means = [float(best[:fewest].mean()) for best in views]
+            # rounded, so that equal means are equal however they were added up
+            means = [round(float(best[:fewest].mean()), _DIGITS) for best in views]
             tied = [tied[place] for place in np.argsort([-mean for mean in means], kind="stable")]
         ordered += tied
     return ordered

@@ -36,6 +36,9 @@ _QUERY_CHUNK = 256
 _STORED_CHUNK = 16384
 
 
+Basis = Literal["views", "queries", "unknown"]
+
+
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """Where `match` begins.
@@ -44,8 +47,9 @@ class Threshold:
         value: Similarity, from -1 to 1.
         far: The wanted share of false accepts.
         impostors: How many pictures were compared with what they do not show.
-        basis: `views` when those were stored views, compared with the other labels; `unknown` when they were pictures
-            of things that are not in the index.
+        basis: `views` when those were stored views, compared with the other labels; `queries` when they were the
+            pictures of stored views, described as queries are; `unknown` when they were pictures of things that are
+            not in the index.
         extrapolated: So few labels (or pictures of unknown things) do not show one case in 1 / far, and the value
             stands where none of them was seen.
     """
@@ -53,7 +57,7 @@ class Threshold:
     value: float
     far: float
     impostors: int
-    basis: Literal["views", "unknown"] = "views"
+    basis: Basis = "views"
     extrapolated: bool = False
 
 
@@ -95,8 +99,29 @@ def fit_threshold(
     best_r = _best_of_other_labels(descriptors_nd, label_n, rows)
     # something unknown meets all labels, a view only the others that are here
     met = (len(names) - 1) / max(len(names), all_labels or 0)
-    value = _exceeded_by(far * met, best_r, label_n[rows])
-    return Threshold(value, far, len(rows), "views", len(np.unique(label_n[rows])) * far * met < 1)
+    return _from_labels(best_r, label_n[rows], far, met, "views")
+
+
+def threshold_from_queries(
+    best_n: NDArray[np.float32], labels: Sequence[str], far: float, all_labels: int
+) -> Threshold:
+    """The similarity to a view of another label that a share `far` of left-out labels exceeds, as `fit_threshold`.
+
+    For an index whose stored pictures another model described: its views resemble each other more than any query
+    resembles them.
+
+    Args:
+        best_n: The similarity of each picture, described as a query is, to the nearest view of another label.
+        labels: Of each picture.
+        far: Above 0, below 1.
+        all_labels: How many labels the index has; two or more.
+
+    Raises:
+        OptionError: `far` is not between 0 and 1.
+    """
+    check_far(far)
+    _, label_n = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+    return _from_labels(best_n, label_n, far, 1 - 1 / all_labels, "queries")
 
 
 def threshold_from_unknown(best_n: NDArray[np.float32], far: float = FALSE_ACCEPTS) -> Threshold:
@@ -118,6 +143,13 @@ def threshold_from_unknown(best_n: NDArray[np.float32], far: float = FALSE_ACCEP
         raise OptionError(message)
     value = _exceeded_by(far, best_n, np.arange(len(best_n)))
     return Threshold(value, far, len(best_n), "unknown", len(best_n) * far < 1)
+
+
+def _from_labels(
+    best_n: NDArray[np.float32], label_n: NDArray[np.intp], far: float, met: float, basis: Basis
+) -> Threshold:
+    value = _exceeded_by(far * met, best_n, label_n)
+    return Threshold(value, far, len(best_n), basis, len(np.unique(label_n)) * far * met < 1)
 
 
 def check_far(far: float) -> None:

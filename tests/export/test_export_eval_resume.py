@@ -227,6 +227,13 @@ def test_distractors_are_described_once(subject: Subject, split: Path) -> None:
     assert np.load(cached).shape == (8, 8)
 
 
+def same_rows(one: bytes, other: bytes) -> bool:
+    """The same header and size, and values that differ by no more than the order of additions in two runs."""
+    head = one.index(b"\n") + 1
+    first, second = np.frombuffer(one[head:], "<f4"), np.frombuffer(other[head:], "<f4")
+    return one[:head] == other[:head] and first.shape == second.shape and np.allclose(first, second, atol=1e-6)
+
+
 @pytest.mark.parametrize("left", ["whole batches", "half a row", "half a header"])
 def test_interrupted_distractors_go_on_where_they_stopped(
     subject: Subject, pictures: Path, tmp_path: Path, left: str
@@ -241,13 +248,13 @@ def test_interrupted_distractors_go_on_where_they_stopped(
         open_distractor_set(folder, stopping_after(subject, 2))
     (part,) = pictures.parent.glob(f"{pictures.name}.*.part")
     done = len(values) - 48 * 8 * 4 + 16 * 8 * 4
-    assert part.read_bytes() == values[:done]
+    assert same_rows(part.read_bytes(), values[:done])
     cut = {"whole batches": done, "half a row": done - 5, "half a header": 20}[left]
     part.write_bytes(values[:cut])
     rest, sizes = counting(subject)
     resumed = open_distractor_set(folder, rest)
     assert sum(sizes) == {"whole batches": 32, "half a row": 33, "half a header": 48}[left]
-    assert cached.read_bytes() == values
+    assert same_rows(cached.read_bytes(), values)
     assert resumed.names is not None
     assert [Path(name).name for name in resumed.names] == [Path(name).name for name in expected.names or ()]
     assert not part.exists()

@@ -32,6 +32,9 @@ def test_the_help_of_a_command_loads_nothing_heavy(command: str) -> None:
 
 def test_onnxruntime_survives_being_imported_after_an_index_was_used() -> None:
     # without the precaution in store.py this is SIGSEGV with usearch 2.26.6 and onnxruntime 1.31.1
-    program = "from deepir.runtime.store import DescriptorStore\nDescriptorStore.empty(8)\nimport onnxruntime"
+    program = (
+        "from deepir.runtime.codes import Codes\nfrom deepir.runtime.store import DescriptorStore\n"
+        "DescriptorStore.empty(Codes('i8', 8))\nimport onnxruntime"
+    )
     result = _python(program)
     assert result.returncode == 0, result.stderr

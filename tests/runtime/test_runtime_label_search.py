@@ -49,7 +49,7 @@ def by_hand(views: Views, count: int) -> list[str]:
         tied = [label for label in rest if best[rest[0]] - best[label] <= TIE]
         rest = rest[len(tied) :]
         m = min(3, *(len(views[label]) for label in tied)) if len(tied) > 1 else 1
-        means = {label: sum(sorted(views[label])[-m:]) / m for label in tied}
+        means = {label: round(sum(sorted(views[label])[-m:]) / m, 6) for label in tied}
         order += sorted(tied, key=lambda label: (-means[label], tied.index(label)))
     return order
 

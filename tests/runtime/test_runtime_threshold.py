@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import deepir.runtime.threshold as module
 from deepir.errors import OptionError, ShapeError
-from deepir.runtime.threshold import fit_threshold, threshold_from_unknown
+from deepir.runtime.threshold import fit_threshold, threshold_from_queries, threshold_from_unknown
 
 Rows = Callable[..., NDArray[np.float32]]
 
@@ -230,3 +230,37 @@ def test_many_pictures_of_unknown_things_need_no_extrapolation() -> None:
 def test_no_unknown_picture_sets_no_threshold() -> None:
     with pytest.raises(OptionError, match="at least one picture"):
         threshold_from_unknown(np.zeros(0, dtype=np.float32))
+
+
+def test_queries_that_are_the_views_make_the_same_threshold(rng: np.random.Generator, unit_rows: Rows) -> None:
+    rows_nd, labels = unit_rows(rng, 30), [f"{number % 9}" for number in range(30)]
+    threshold = threshold_from_queries(np.array(plain_maxima(rows_nd, labels), np.float32), labels, 0.05, 9)
+    views = fit_threshold(rows_nd, labels, 0.05)
+    assert views is not None
+    assert threshold.value == pytest.approx(views.value, abs=1e-4)
+    assert (threshold.basis, threshold.extrapolated) == ("queries", views.extrapolated)
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        threshold_from_queries(np.zeros(3, np.float32), ["a", "b", "c"], 0, 3)
+
+
+def test_where_another_model_describes_queries_they_must_make_the_threshold() -> None:
+    passed = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        rows_lvd, labels = shop(rng, 100, 2)
+        asked_lvd = rows_lvd + 0.12 * rng.normal(size=rows_lvd.shape).astype(np.float32)
+        asked_lvd /= np.linalg.norm(asked_lvd, axis=-1, keepdims=True)
+        names = [f"{label}" for label in labels[:200] for _ in range(2)]
+        stored_nd, asked_nd, unknown_nd = (
+            part.reshape(-1, DIM) for part in (rows_lvd[:200], asked_lvd[:200], asked_lvd[200:])
+        )
+        similarity_nn = asked_nd @ stored_nd.T
+        similarity_nn[np.array(names)[:, None] == np.array(names)] = -1
+        queries = threshold_from_queries(similarity_nn.max(axis=1), names, 0.05, 200)
+        views = fit_threshold(stored_nd, names, 0.05)
+        assert views is not None
+        best_u = (unknown_nd @ stored_nd.T).max(axis=1)
+        passed.append([float(np.mean(best_u >= value)) for value in (queries.value, views.value)])
+    from_queries, from_views = np.mean(passed, axis=0)
+    assert 0.025 < from_queries < 0.1
+    assert from_views < 0.01
