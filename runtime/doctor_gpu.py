@@ -75,8 +75,10 @@ def broken(found: Imported) -> str:
 
 def _without_driver(machine: Machine, found: Imported) -> Finding:
     if machine.in_container:
-        runtime = "--runtime nvidia" if machine.is_jetson else "--gpus all"
-        return fail("cuda", f"the container does not see the GPU ({found.error})", f"docker run {runtime} IMAGE")
+        text = f"the container does not see the GPU ({found.error})"
+        if machine.is_jetson:
+            return fail("cuda", text, "docker run --runtime nvidia IMAGE")
+        return warn("cuda", f"{text}; models run on the CPU", "docker run --gpus all IMAGE")
     if "cuInit" in found.error:
         cure = "sudo usermod -aG video,render $USER" if machine.is_jetson else "nvidia-smi"
         return fail("cuda", found.error, cure)

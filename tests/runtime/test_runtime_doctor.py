@@ -198,6 +198,12 @@ def test_a_container_without_the_gpu_is_told_so(fake_jetson: Fake) -> None:
     assert (finding.status, finding.cure) == ("fail", "docker run --runtime nvidia IMAGE")
 
 
+def test_a_container_on_a_pc_can_do_without_the_gpu(fake_pc: Fake) -> None:
+    card = {"sys/bus/pci/devices/0/vendor": "0x10de\n", "sys/bus/pci/devices/0/class": "0x030200\n"}
+    finding = check_cuda(fake_pc(files={**card, ".dockerenv": ""}))
+    assert (finding.status, finding.cure) == ("warn", "docker run --gpus all IMAGE")
+
+
 def test_a_driver_that_does_not_start_is_told_with_its_number(fake_jetson: Fake) -> None:
     broken = {"cuda": Imported(None, "the driver does not start: cuInit gives error 100")}
     finding = check_cuda(fake_jetson(imports=broken))
