@@ -84,17 +84,18 @@ class Camera:
         Raises:
             SourceError: The camera is lost and not waited for, or its driver hangs for good.
         """
-        slot, now = self._slot, self._clock.now()
-        until = math.inf if seconds is None else now + seconds
+        slot = self._slot
+        until = math.inf if seconds is None else self._clock.now() + seconds
         with slot.changed:
             while True:
+                self._replace_hung_reader()
                 if (frame := slot.take()) is not None:
                     return frame
                 if slot.error is not None:
                     raise slot.error
-                if slot.state.status == "ended" or now >= until:
+                if slot.state.status == "ended" or self._clock.now() >= until:
                     return None
-                now = self._wait(until)
+                self._wait(until)
 
     def wait_for(self, status: Status, seconds: float) -> bool:
         """Wait until it is connecting, live, lost or ended; False when it was not in time."""
@@ -110,6 +111,7 @@ class Camera:
         with slot.changed:
             while not slot.tried and slot.error is None:
                 self._wait(math.inf)
+                self._replace_hung_reader()
             error = slot.error
         if error is not None and slot.state.frames == 0:
             self.close()
@@ -137,20 +139,21 @@ class Camera:
     ) -> None:
         self.close()
 
-    def _wait(self, until: float) -> float:
-        """Wait for a change, replace a reader that hangs, and give the time; the caller holds `changed`."""
-        slot = self._slot
-        overdue = math.inf if slot.heard is None else slot.heard + slot.patience.silence
-        first = min(until, overdue)
-        slot.clock.wait(slot.changed, None if first == math.inf else max(0.0, first - self._clock.now()))
-        now = self._clock.now()
-        # it may have spoken meanwhile
-        if slot.heard is not None and now >= slot.heard + slot.patience.silence:
-            self._replace_reader()
-        return now
+    def _wait(self, until: float) -> None:
+        """Wait for a change, for the reader to be overdue, or so long; the caller holds `changed`."""
+        first = min(until, self._overdue())
+        seconds = None if first == math.inf else max(0.0, first - self._clock.now())
+        self._slot.clock.wait(self._slot.changed, seconds)
 
-    def _replace_reader(self) -> None:
+    def _overdue(self) -> float:
+        """When a reader that says nothing more counts as hanging."""
+        heard = self._slot.heard
+        return math.inf if heard is None else heard + self._slot.patience.silence
+
+    def _replace_hung_reader(self) -> None:
         slot = self._slot
+        if slot.error is not None or self._clock.now() < self._overdue():
+            return
         message = f"{self.name} gave no frame for {slot.patience.silence:g} seconds: check its cable or network"
         slot.lose(self._reader, Trouble("hung", message))
         if slot.error is not None:

@@ -41,7 +41,7 @@ class Slot:
         """From now on this reader counts, and no other; None ends it all."""
         with self.changed:
             self._reader = reader
-            self.heard = self.clock.now()
+            self.heard = None if reader is None else self.clock.now()
             self.changed.notify_all()
 
     def counts(self, reader: object) -> bool:

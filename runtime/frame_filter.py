@@ -10,7 +10,9 @@ Bgr = NDArray[Any]
 _LEAST_DEVIATION = 2.0
 """Grey levels, of 256; field.md 4.2, line 21."""
 
-_STRIDE = 8
+_SAMPLES = 64
+"""About so many rows and columns are looked at first."""
+
 _PERSISTS = 3.0
 """After so many seconds of nothing else, it is what the camera sees: a lens cap, a bar of the picture."""
 
@@ -54,14 +56,14 @@ class FrameFilter:
 
 
 def _is_flat(bgr: Bgr) -> bool:
-    return float(bgr[::_STRIDE, ::_STRIDE].std(axis=(0, 1)).max()) < _LEAST_DEVIATION
+    return float(_sample(bgr).std(axis=(0, 1)).max()) < _LEAST_DEVIATION
 
 
 def _is_torn(bgr: Bgr) -> bool:
     """Whether the last rows are exactly of the grey or green that decoders fill up with."""
     rows = bgr[-max(1, bgr.shape[0] // _TORN_PART) :]
     colour = rows[0, 0]
-    if not (rows[::_STRIDE] == colour).all() or not (rows == colour).all():
+    if not (_sample(rows) == colour).all() or not (rows == colour).all():
         return False
     grey = np.abs(colour.astype(np.int16) - _GREY).max() <= _GREY_SLACK
     green = colour.shape == (3,) and np.abs(colour.astype(np.int16) - _GREEN).max() <= _GREEN_SLACK
@@ -72,5 +74,9 @@ def _are_identical(one: Bgr, other: Bgr) -> bool:
     if one.shape != other.shape:
         return False
     # a sample tells nearly all frames apart, and the whole takes a millisecond of a large one
-    sample = slice(None, None, _STRIDE), slice(None, None, _STRIDE)
-    return bool((one[sample] == other[sample]).all()) and bool((one == other).all())
+    return bool((_sample(one) == _sample(other)).all()) and bool((one == other).all())
+
+
+def _sample(bgr: Bgr) -> Bgr:
+    height, width = bgr.shape[:2]
+    return bgr[:: max(1, height // _SAMPLES), :: max(1, width // _SAMPLES)]

@@ -181,6 +181,14 @@ def test_a_server_that_stalls_in_the_middle_is_a_lost_camera(server: Server) -> 
         list(camera)
 
 
+def test_a_clip_on_a_server_has_an_end(server: Server, tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in JPEGS]
+    server.text = write_video(tmp_path / "walk.avi", images).read_bytes()
+    with open_camera(server.address, WAIT) as camera:
+        assert camera.wait_for("ended", PATIENCE)
+        assert (camera.state.frames, camera.state.outages) == (8, 0)
+
+
 def test_a_camera_may_be_absent_at_the_start() -> None:
     port = free_port()
     with open_camera(f"http://127.0.0.1:{port}/a.mjpg", WAIT) as camera:
