@@ -1,55 +1,135 @@
-"""Cameras: a thread reads them all the time, so that whoever asks gets the newest frame."""
+"""Cameras: a thread reads them all the time, so that whoever asks gets the newest frame, and opens lost ones again."""
 
-import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from deepir.errors import SourceError
-from deepir.image import turn_to_rgb
-from deepir.runtime.capture import Capture, frame_rate, frame_size, open_address, open_device
+from deepir.runtime.camera_reader import Opener, Reader
+from deepir.runtime.camera_slot import Slot
+from deepir.runtime.camera_state import CameraState, Patience, Status, Trouble
+from deepir.runtime.clock import SYSTEM_CLOCK, Clock
 from deepir.runtime.frame import Frame
-
-_SILENCE = 20.0
-"""A network camera can stall for ever without an error; after so many seconds it counts as lost."""
 
 _FAREWELL = 2.0
 
+_MOST_HUNG = 4
+"""Threads that hang in a driver cannot be ended; after so many only a new process helps."""
+
 
 class Camera:
-    """The newest frame of an open capture, each at most once; iterate it in one thread.
+    """The newest frame of a camera, each at most once; iterate it, or `take`, in one thread.
+
+    The camera is opened in the background; `await_first_try` waits until it is clear whether it is there.
+
+    Args:
+        open_capture: Opens it; called in the reading thread, again after each loss.
+        name: As a person would call it; holds no password.
+        patience: When it counts as lost, and what happens then.
+        clock: For tests.
+        chance: For tests; numbers of 0 <= x < 1.
 
     Raises:
-        SourceError: While iterating, when the camera is lost.
+        SourceError: While iterating, when the camera is lost and `patience` says exit, or its driver hangs for good.
     """
 
     live = True
 
-    def __init__(self, capture: Capture, name: str, *, silence: float = _SILENCE) -> None:
+    def __init__(
+        self,
+        open_capture: Opener,
+        name: str,
+        patience: Patience | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self.name = name
-        self.size = frame_size(capture)
-        self.fps = frame_rate(capture)
-        self._capture = capture
-        self._silence = silence
-        self._changed = threading.Condition()
-        self._newest: Frame | None = None
-        self._error: SourceError | None = None
-        self._stopping = False
-        # a thread that hangs in a driver must not keep the program alive
-        self._reader = threading.Thread(target=self._read, name=f"deepir {name}", daemon=True)
-        self._reader.start()
+        self._open_capture = open_capture
+        self._chance = chance
+        self._clock = clock
+        self._slot = Slot(name, patience or Patience(), clock)
+        self._hung: list[Reader] = []
+        self._reader = Reader(open_capture, self._slot, chance=chance)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, as the driver said at the newest connection."""
+        return self._slot.size
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, as the driver said at the newest connection."""
+        return self._slot.fps
+
+    @property
+    def state(self) -> CameraState:
+        """How it is doing now; may be asked from any thread."""
+        slot = self._slot
+        with slot.changed:
+            state, heard = slot.state, slot.heard
+        stale_from = math.inf if heard is None else heard + slot.patience.stale
+        if state.status != "live" or self._clock.now() < stale_from:
+            return state
+        return dataclasses.replace(state, status="stale", since=stale_from)
+
+    def take(self, seconds: float | None = None) -> Frame | None:
+        """The newest frame that was not taken yet; None when none came in time, or the state is `ended`.
+
+        Args:
+            seconds: How long to wait for it; None waits as long as it takes.
+
+        Raises:
+            SourceError: The camera is lost and not waited for, or its driver hangs for good.
+        """
+        slot = self._slot
+        until = math.inf if seconds is None else self._clock.now() + seconds
+        with slot.changed:
+            while True:
+                self._replace_hung_reader()
+                if (frame := slot.take()) is not None:
+                    return frame
+                if slot.error is not None:
+                    raise slot.error
+                if slot.state.status == "ended" or self._clock.now() >= until:
+                    return None
+                self._wait(until)
+
+    def wait_for(self, status: Status, seconds: float) -> bool:
+        """Wait until it is connecting, live, lost or ended; False when it was not in time."""
+        return self._slot.wait_for(status, seconds)
+
+    def await_first_try(self) -> "Camera":
+        """Wait until it is clear whether the camera is there, and return it.
+
+        Raises:
+            SourceError: It is not, and a lost camera is not waited for; it is closed then.
+        """
+        slot = self._slot
+        with slot.changed:
+            while not slot.tried and slot.error is None:
+                self._wait(math.inf)
+                self._replace_hung_reader()
+            error = slot.error
+        if error is not None and slot.state.frames == 0:
+            self.close()
+            raise error
+        return self
 
     def __iter__(self) -> Iterator[Frame]:
-        while (frame := self._take()) is not None:
+        while (frame := self.take()) is not None:
             yield frame
 
     def close(self) -> None:
         """Stop the thread and give the device back."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        self._reader.join(_FAREWELL)
+        slot = self._slot
+        with slot.changed:
+            slot.end(self._reader)
+            slot.admit(None)
+            slot.take()
+        self._reader.thread.join(_FAREWELL)
 
     def __enter__(self) -> "Camera":
         return self
@@ -59,77 +139,28 @@ class Camera:
     ) -> None:
         self.close()
 
-    def _take(self) -> Frame | None:
-        with self._changed:
-            arrived = self._changed.wait_for(lambda: self._newest or self._error or self._stopping, self._silence)
-            frame, self._newest = self._newest, None
-            if self._stopping:
-                return None
-            if frame is not None:
-                return frame
-            if self._error is not None:
-                raise self._error
-            if not arrived:
-                message = f"{self.name} gave no frame for {self._silence:g} seconds: check its cable or network"
-                raise SourceError(message)
-            return None
+    def _wait(self, until: float) -> None:
+        """Wait for a change, for the reader to be overdue, or so long; the caller holds `changed`."""
+        first = min(until, self._overdue())
+        seconds = None if first == math.inf else max(0.0, first - self._clock.now())
+        self._slot.clock.wait(self._slot.changed, seconds)
 
-    def _read(self) -> None:
-        number = 0
-        try:
-            while not self._stopping:
-                read, bgr = self._capture.read()
-                if not read or bgr is None:
-                    self._fail(SourceError(f"lost {self.name} after {number} frames: check its cable or network"))
-                    return
-                image = turn_to_rgb(bgr)
-                self._put(Frame(number, image, time.monotonic(), None, self.name))
-                number += 1
-        except Exception as error:  # whatever the driver raises must reach the caller's thread
-            lost = SourceError(f"{self.name} failed after {number} frames: {error}")
-            lost.__cause__ = error
-            self._fail(lost)
-        finally:
-            # released here: to release it while another thread reads crashes OpenCV
-            self._capture.release()
+    def _overdue(self) -> float:
+        """When a reader that says nothing more counts as hanging."""
+        heard = self._slot.heard
+        return math.inf if heard is None else heard + self._slot.patience.silence
 
-    def _put(self, frame: Frame) -> None:
-        with self._changed:
-            self._newest = frame
-            self._changed.notify_all()
-
-    def _fail(self, error: SourceError) -> None:
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
-
-
-def open_camera(number: int) -> Camera:
-    """A camera of this machine by its number.
-
-    Raises:
-        SourceError: Not there, or not to be opened; lists those that are.
-    """
-    capture = open_device(number)
-    if capture.isOpened():
-        return Camera(capture, f"camera{number}")
-    capture.release()
-    present = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
-    device = Path(f"/dev/video{number}")
-    trouble = "is used by another program or closed to this user" if device.exists() else "is not there"
-    message = f"camera{number} ({device}) {trouble}; cameras on this machine: {present}"
-    raise SourceError(message)
-
-
-def open_stream(address: str, name: str) -> Camera:
-    """A network camera; `name` is the address without its password.
-
-    Raises:
-        SourceError: It does not answer.
-    """
-    capture = open_address(address)
-    if capture.isOpened():
-        return Camera(capture, name)
-    capture.release()
-    message = f"cannot open {name}: check the address, the user and password, and that the network reaches it"
-    raise SourceError(message)
+    def _replace_hung_reader(self) -> None:
+        slot = self._slot
+        if slot.error is not None or self._clock.now() < self._overdue():
+            return
+        message = f"{self.name} gave no frame for {slot.patience.silence:g} seconds: check its cable or network"
+        slot.lose(self._reader, Trouble("hung", message))
+        if slot.error is not None:
+            return
+        self._hung = [reader for reader in (*self._hung, self._reader) if reader.thread.is_alive()]
+        if len(self._hung) >= _MOST_HUNG:
+            message = f"the driver of {self.name} hangs and {_MOST_HUNG} threads with it: start the program again"
+            slot.fail(SourceError(message))
+            return
+        self._reader = Reader(self._open_capture, slot, chance=self._chance, late=True)

@@ -1,6 +1,7 @@
 """OpenCV's video capture: opened quietly, behind the three methods that we use."""
 
 import os
+import sys
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -9,6 +10,13 @@ from deepir.optional import need
 
 _TIMEOUT_MS = 10_000
 """OpenCV waits 30 seconds for a network camera; nobody watching a robot does."""
+
+_FFMPEG_OPTIONS = f"rtsp_transport;tcp|stimeout;{1000 * _TIMEOUT_MS}|rw_timeout;{1000 * _TIMEOUT_MS}"
+"""OpenCV's own, and in microseconds how long one read of a socket may take.
+
+stimeout is what FFmpeg before 5 calls it for RTSP; there, `timeout` would make it listen. Later ones pass it over, and
+OpenCV's limits stand.
+"""
 
 
 class Capture(Protocol):
@@ -37,18 +45,33 @@ def open_file(path: str) -> Capture:
 def open_device(number: int) -> Capture:
     """A camera of this machine, with as few frames waiting as its driver allows; check `isOpened`."""
     cv2 = _quiet_cv2()
-    capture = cv2.VideoCapture(number)
+    # with CAP_ANY an OpenCV with GStreamer takes that, which knows no buffer size
+    capture = cv2.VideoCapture(number, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     opened: Capture = capture
     return opened
 
 
 def open_address(address: str) -> Capture:
-    """A network camera; check `isOpened`."""
+    """A network camera, with limits on every wait; check `isOpened`."""
     cv2 = _quiet_cv2()
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
     capture: Capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
     return capture
+
+
+def open_pipeline(pipeline: str) -> Capture:
+    """A GStreamer pipeline that ends in an appsink; check `isOpened`."""
+    cv2 = _quiet_cv2()
+    capture: Capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    return capture
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV can run GStreamer pipelines."""
+    cv2 = _quiet_cv2()
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
 def frame_size(capture: Capture) -> tuple[int, int] | None:
@@ -62,6 +85,12 @@ def frame_rate(capture: Capture) -> float | None:
     """Frames per second, None when it is not known."""
     rate = float(capture.get(need("cv2").CAP_PROP_FPS))
     return rate if 0 < rate < 1000 else None
+
+
+def frame_count(capture: Capture) -> int | None:
+    """How many frames there are in all; None for what has no end, or when it is not known."""
+    count = capture.get(need("cv2").CAP_PROP_FRAME_COUNT)
+    return int(count) if 0 < count < 1e9 else None
 
 
 def _quiet_cv2() -> Any:

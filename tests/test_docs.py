@@ -112,7 +112,10 @@ BLOCKS = blocks_of(README)
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 ALL_BLOCKS = [*BLOCKS, *(block for path in DOCS for block in blocks_of(path.read_text(encoding="utf-8")))]
 COMMANDS = [command for block in ALL_BLOCKS if block.info.split(" ")[0] in SHELLS for command in commands_of(block)]
-SCRIPTS = ("deepir-calib", "deepir-distill", "deepir-eval", "deepir-export", "deepir-index", "deepir-run")
+SCRIPTS = (
+    *("deepir-bench", "deepir-calib", "deepir-distill", "deepir-doctor"),
+    *("deepir-eval", "deepir-export", "deepir-index", "deepir-run"),
+)
 
 
 @pytest.fixture
