@@ -8,12 +8,21 @@ import click
 
 from deepir.errors import reports_errors
 from deepir.runtime.backend_cli import backend_options, read_backend_options
+from deepir.runtime.camera_list import list_cameras
+from deepir.runtime.camera_state import ON_LOST
 from deepir.runtime.decide_cli import deciding_options, read_deciding
 from deepir.runtime.judgement_cli import judgement_options, read_judgement
 from deepir.runtime.run import RunOptions, run
 
 _DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
 _FILE = click.Path(path_type=Path)
+
+
+def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        found = list_cameras()
+        click.echo("\n".join(camera.text() for camera in found) or "no cameras on this machine")
+        context.exit()
 
 
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_RUN", "show_default": True})
@@ -27,17 +36,32 @@ _FILE = click.Path(path_type=Path)
 @click.option("--max-frames", type=int, help="Stop after so many frames.")
 @click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
 @click.option("--jsonl", type=_FILE, help="Write the JSON lines there instead of to stdout.")
+@click.option(
+    "--on-lost",
+    type=click.Choice(ON_LOST),
+    default=_DEFAULTS["on_lost"],
+    help="When a camera is lost, or not there yet.",
+)
+@click.option(
+    "--list-cameras",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_cameras,
+    help="Say which cameras there are, and end.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
 @reports_errors
 def main(**options: Any) -> None:
     """Recognise what SOURCE shows: one JSON line for each frame on stdout, news on stderr.
 
-    SOURCE is camera0 (or camera:0, 0, /dev/video0), an rtsp:// or http:// address, a video, an image, or a folder of
-    images. Files give every frame, cameras the newest one.
+    SOURCE is camera0 (or 0, /dev/video0, camera:"its name", csi://0), an rtsp:// or http:// address, a video, an image,
+    a folder, pattern or list of images, - for JPEGs on stdin, or test://. Files give every frame, cameras the newest.
 
     \b
     Example:
       deepir-run camera0 --index shop.usearch
+      deepir-run rtsp://user:secret@host/stream --index shop.usearch --on-lost wait
       deepir-run walk.mp4 --index shop.usearch --save walk.webm --jsonl walk.jsonl
     """  # noqa: D301 click needs the character
     run(

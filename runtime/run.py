@@ -16,6 +16,7 @@ import click
 from deepir.errors import InputError, OptionError
 from deepir.runtime.annotate import VideoWriter, annotate, check_video_path
 from deepir.runtime.backend import BackendOptions
+from deepir.runtime.camera_state import OnLost, Patience
 from deepir.runtime.decide import Decider, Deciding
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
@@ -40,6 +41,7 @@ class RunOptions:
     save: Path | None = None
     jsonl: Path | None = None
     quiet: bool = False
+    on_lost: OnLost = "exit"
 
     def __post_init__(self) -> None:
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
@@ -65,7 +67,7 @@ def run(options: RunOptions) -> Tally:
                 options=options.backend,
             )
         )
-        source = stack.enter_context(open_source(options.source))
+        source = stack.enter_context(open_source(options.source, Patience(on_lost=options.on_lost)))
         lines = stack.enter_context(_open_lines(options.jsonl))
         fps = source.fps / options.every if source.fps else None
         tally = Tally()

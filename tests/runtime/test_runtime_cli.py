@@ -141,7 +141,7 @@ def test_sigterm_and_ctrl_c_end_cleanly(
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     source = _Interrupting(np.full((48, 64, 3), 200, np.uint8), happens)
-    monkeypatch.setattr(module, "open_source", lambda _text: source)
+    monkeypatch.setattr(module, "open_source", lambda _text, _patience: source)
     result = deepir_run("anything", "--index", shop, "--save", tmp_path / "out.webm")
     assert result.exit_code == exit_code
     assert len(lines_of(result)) == 2
@@ -217,3 +217,16 @@ def test_a_reader_that_leaves_early_is_no_error(shop: Path, walk: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_a_camera_that_is_not_there_yet_is_waited_for_or_ends_the_program(shop: Path, deepir_run: Command) -> None:
+    late = "test://64x48@30?absent=0.1s"
+    waited = deepir_run(late, "--index", shop, "--on-lost", "wait", "--max-frames", 2)
+    assert (waited.exit_code, len(lines_of(waited))) == (0, 2), waited.stderr
+    assert deepir_run(late, "--index", shop).exit_code == 7
+
+
+def test_cameras_are_listed_without_an_index(deepir_run: Command) -> None:
+    result = deepir_run("--list-cameras")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith(("camera", "no cameras"))

@@ -297,7 +297,7 @@ def run_while(
         image = np.zeros((48, 64, 3), np.uint8)
         image[::8] = 255
         source = _Changing(image, 6, {number: happens(change) for number, change in changes.items()})
-        monkeypatch.setattr(run_module, "open_source", lambda _text: source)
+        monkeypatch.setattr(run_module, "open_source", lambda _text, _patience: source)
         result = deepir_run("anything", "--index", shop, *words)
         assert result.exit_code == 0, result.output
         return [json.loads(line) for line in result.stdout.splitlines()], result
@@ -412,7 +412,7 @@ class Source(ImageFiles):
 run_module.IndexWatch = Watch
 picture = sys.argv.pop(1)
 from pathlib import Path
-run_module.open_source = lambda text: Source([Path(picture)] * 3, text)
+run_module.open_source = lambda text, _patience: Source([Path(picture)] * 3, text)
 main()
 """
 
