@@ -131,5 +131,5 @@ def test_what_a_graph_misses_lowers_the_recall(
     store = floats.stored(Codes("f32", 32))
     assert floats.recall_of(store)[0] == 1
     monkeypatch.setattr(store_module, "_MOST_EXACT", 0)
-    store._index.expansion_search = 1
+    monkeypatch.setattr(store_module, "_EXPANSION_SEARCH", 1)
     assert floats.recall_of(store)[0] < 1
