@@ -25,7 +25,7 @@ from deepir.calib.images import CalibrationSet, ChosenImages
 from deepir.calib.onnx_file import describe, write_onnx
 from deepir.descriptors import Descriptors
 from deepir.distill.align import align_head, whiten_towards
-from deepir.distill.checkpoint import Model, new_model
+from deepir.distill.checkpoint import Model, load_model, new_model, save_model
 from deepir.distill.teachers import make_targets
 from deepir.distill.views import View
 from deepir.distill.whitening import WhitenConfig, equal_weights, whiten
@@ -80,8 +80,11 @@ def teacher_one_size(kit: Kit) -> Model:
 
 
 def student(kit: Kit) -> Model:
-    """As deepir-distill leaves it: whitened anew, and turned towards its teacher."""
-    return whiten_towards(kit.learnt(kit.steps), kit.worlds, kit.said(), _say)
+    """As deepir-distill leaves it: whitened anew, and turned towards its teacher; kept, as others are made of it."""
+    path = kit.bench.out / "models" / f"asymmetric {kit.bench.pool.digest} {kit.steps}.safetensors"
+    if not path.exists():
+        save_model(whiten_towards(kit.learnt(kit.steps), kit.worlds, kit.said(), _say), path)
+    return load_model(path, load_trunk(kit.bench.weights, STUDENT).module)
 
 
 def student_three_sizes(kit: Kit) -> Model:

@@ -83,7 +83,7 @@ class Calibration:
     def warnings(self) -> Iterator[str]:
         """Sentences for whoever would trust the threshold too much."""
         if self.threshold.extrapolated:
-            few = "labels" if self.threshold.basis == "views" else "pictures of unknown things"
+            few = "pictures of unknown things" if self.threshold.basis == "unknown" else "labels"
             yield (
                 f"so few {few} do not show a share of {self.threshold.far:g} (1 in "
                 f"{math.ceil(1 / self.threshold.far - _ROUNDING)}), so the threshold is an extrapolation: give more "

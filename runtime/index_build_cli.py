@@ -13,7 +13,7 @@ import click
 from deepir.datasets import LabelledImage
 from deepir.errors import InputError, OptionError, reports_errors
 from deepir.image import list_images
-from deepir.runtime.asymmetric import check_compatible
+from deepir.runtime.asymmetric import check_compatible, fit_threshold_to_student
 from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.codes import DTYPES
 from deepir.runtime.enrol import Enrolled, Enrolment, enrol, find_labelled_images
@@ -110,6 +110,8 @@ def build(out: Path, folder: Path, model: Path, teacher: Path | None, **options:
         done = _enrol(index, describer, images, enrolment)
         if options["unknown"] is not None:
             index.fit_threshold_to_unknown(student.describe_files(list_images(options["unknown"])), options["far"])
+        elif teacher is not None:
+            fit_threshold_to_student(index, student, out, options["far"])
     index.save(out)
     click.echo(f"wrote {out}", err=True)
     _report(out, index, done, started, as_json=options["as_json"])

@@ -24,6 +24,12 @@ from deepir.runtime.threshold import check_far
 _DIGITS = 6
 
 
+_OF_A_TEACHER = (
+    "warning: a teacher described the stored views, which resemble each other more than queries resemble them, so this "
+    "threshold lets little pass: give pictures of other things with --unknown DIR"
+)
+
+
 @click.command("calibrate", context_settings={"show_default": True})
 @click.argument("index_path", metavar="INDEX", type=FILE)
 @click.option("--far", type=float, help="Wanted share of unknowns taken for a label. [default: as in INDEX]")
@@ -60,8 +66,10 @@ def calibrate_command(
         calibration = calibrate(index, wanted, unknown_nd)
         if margin is not None:
             index.set(margin=margin)
-        outcome, kept_margin = finish(index), index.margin
+        outcome, kept_margin, asymmetric = finish(index), index.margin, index.footer.references is not None
     _report(calibration, kept_margin)
+    if asymmetric and unknown_nd is None:
+        click.echo(_OF_A_TEACHER, err=True)
     if as_json:
         click.echo(json.dumps(_facts(index_path, calibration, kept_margin, curve=curve)))
     elif curve:

@@ -25,6 +25,12 @@ _FORMS: dict[Dtype, str] = {
     "f32": "as 32-bit numbers (f32)",
 }
 
+_BASES = {
+    "views": "stored views",
+    "queries": "stored pictures as queries see them",
+    "unknown": "pictures of unknown things",
+}
+
 
 def index_facts(path: Path, *, measuring: bool = False) -> dict[str, Any]:
     """What `deepir-index info --json` prints.
@@ -139,7 +145,7 @@ def _stored_lines(facts: dict[str, Any]) -> Iterator[str]:
 def _threshold_text(threshold: dict[str, Any] | None) -> str:
     if threshold is None:
         return "none: fewer than two labels"
-    basis = "stored views" if threshold["basis"] == "views" else "pictures of unknown things"
+    basis = _BASES[threshold["basis"]]
     extrapolated = ", extrapolated from so few" if threshold["extrapolated"] else ""
     count = threshold["impostors"]
     return f"{threshold['value']:.3f} for {threshold['far']:.2%} false accepts, from {count} {basis}{extrapolated}"

@@ -289,3 +289,15 @@ def test_a_picture_that_is_gone_is_named(asymmetric: Path, student: Path, catalo
         pytest.raises(InputError, match=r"red/0\.png"),
     ):
         fit_threshold_to_student(index, light, asymmetric, 0.1)
+
+
+def test_a_build_with_a_teacher_takes_the_threshold_from_the_student(asymmetric: Path, deepir_index: Command) -> None:
+    threshold = Index.open(asymmetric).threshold
+    assert threshold is not None
+    assert threshold.basis == "queries"
+    assert "stored pictures as queries see them" in deepir_index("info", asymmetric).stdout
+
+
+def test_calibrate_warns_of_the_stored_views_of_a_teacher(asymmetric: Path, shop: Path, deepir_index: Command) -> None:
+    assert "a teacher described the stored views" in deepir_index("calibrate", asymmetric).stderr
+    assert "teacher" not in deepir_index("calibrate", shop).stderr
