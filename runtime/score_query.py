@@ -88,12 +88,6 @@ class ScoredQuery:
         return "ambiguous right" if self.label in candidates else "ambiguous wrong"
 
     @property
-    def first_right(self) -> bool:
-        """Whether the most similar label is the right one, accepted or not."""
-        hit = self.recognition.hit
-        return hit is not None and hit.label == self.label
-
-    @property
     def fault(self) -> float:
         """How far from right, in similarity: what the wrong view has more, or the right one lacks; more is worse."""
         right = 0.0 if self.ranks.right is None else self.ranks.right.similarity
