@@ -100,6 +100,18 @@ class Bench:
     def of(self, name: str, paths: Sequence[Path]) -> Descriptors:
         return self.described(name).descriptors[[self._row_of[path] for path in paths]]
 
+    def pairs(self) -> Iterator[Pair]:
+        """Those of PAIRS whose models are there; the others are named on stderr."""
+        for pair in PAIRS:
+            missing = {name for name in (pair.queries, pair.references) if not self._is_there(name)}
+            if missing:
+                click.echo(f"skipped {pair}: no {' and no '.join(sorted(missing))} in {self._models}", err=True)
+            else:
+                yield pair
+
+    def _is_there(self, name: str) -> bool:
+        return any((self._models / f"{name}{suffix}").is_file() for suffix in (".npz", ".onnx"))
+
     def groups(self) -> dict[str, list[Path]]:
         """Pictures that a pair is compared on."""
         folders, described = FOLDERS, self.described("teacher")
@@ -111,7 +123,7 @@ def retrieval_table(bench: Bench) -> Iterator[list[str]]:
     """Mean average precision and recall@1 of each set, and their means."""
     sets = bench.photos.sets
     yield ["queries -> references", "fit", *sets, "mean mAP", "mean R@1"]
-    for pair in PAIRS:
+    for pair in bench.pairs():
         found = []
         for dataset in sets.values():
             queries_qd = bench.of(pair.queries, [query.image for query in dataset.queries])
@@ -126,7 +138,7 @@ def compatibility_table(bench: Bench) -> Iterator[list[str]]:
     """The figures of `compare` on each group of pictures, and its verdict."""
     groups = bench.groups()
     yield ["queries -> references", "fit", *(f"{name} ({len(paths)})" for name, paths in groups.items())]
-    for pair in PAIRS:
+    for pair in bench.pairs():
         if pair.queries == pair.references:
             continue
         found = [compare(bench.of(pair.queries, paths), bench.of(pair.references, paths)) for paths in groups.values()]
