@@ -20,7 +20,7 @@ from deepir.runtime.items import Keys
 _MOST_EXACT = 100_000
 _MOST_EXACT_BYTES = 1 << 25
 _MOST_EXACT_SIGNS = 10_000
-"""Up to both comparing with every descriptor takes about two milliseconds, less than a graph that misses as little
+"""Up to both comparing with every descriptor takes about two milliseconds, and misses nothing
 (docs/benchmarks.md). Of signs far more candidates are wanted, and usearch sorts them slowly."""
 
 _CONNECTIVITY = {128: 10, 256: 16}
