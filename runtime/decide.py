@@ -13,7 +13,7 @@ from deepir.runtime.place_hits import PlaceHit
 from deepir.runtime.place_threshold import fit_place_threshold
 from deepir.runtime.places import Moment, PlaceOptions, PlaceTracker
 from deepir.runtime.pose import Spot
-from deepir.runtime.recogniser import Recogniser, Recognition
+from deepir.runtime.recogniser import Described, Recogniser, Recognition
 from deepir.runtime.vote import Status, Vote, Votes
 
 Mode = Literal["item", "place"]
@@ -86,14 +86,20 @@ class Decider:
         self._last: float | None = None
         self._map: Index | None = None
         if self._places is not None:
-            self._learn_map(self._places)
+            self._learn_map(self._places, recogniser.index)
 
-    def __call__(self, frame: Frame) -> tuple[Recognition, Decision | None]:
-        """What the frame shows, and what it decides together with those before it; None where it decides alone."""
+    def __call__(self, frame: Frame, query: Described, index: Index) -> tuple[Recognition, Decision | None]:
+        """What the frame shows, and what it decides together with those before it; None where it decides alone.
+
+        Args:
+            frame: The next one of the source.
+            query: Its descriptor, or that of a box in it.
+            index: What it is compared with.
+        """
         self._forget_after_gap(frame)
         if self._places is not None:
-            return self._place(frame, self._places)
-        recognition = self._recogniser(frame.image)
+            return self._place(frame, query, index, self._places)
+        recognition = self._recogniser.answer(query, index)
         if self._votes is None:
             return recognition, None
         result = self._votes.add(recognition.status, recognition.label, recognition.similarity)
@@ -107,20 +113,20 @@ class Decider:
                 self._places.reset()
         self._last = frame.captured
 
-    def _place(self, frame: Frame, places: PlaceTracker) -> tuple[Recognition, Decision]:
-        recogniser = self._recogniser
-        self._learn_map(places)
-        described = recogniser.describe(frame.image)
-        query_1d, index = described.query_1d, recogniser.index
+    def _place(
+        self, frame: Frame, query: Described, index: Index, places: PlaceTracker
+    ) -> tuple[Recognition, Decision]:
+        recogniser, query_1d = self._recogniser, query.query_1d
+        self._learn_map(places, index)
         # items carry the time at which they were seen: of a file its own seconds, else the time of day
-        seen_at = frame.time if frame.time is not None else time.time()
+        seen_at = frame.time if frame.time is not None else frame.seen_at
         self._queries += 1
         moment = Moment(self._queries, seen_at, index.newest_key)
         started = time.perf_counter()
         result = places.update(
             lambda count: [] if query_1d is None else index.search(query_1d, count), moment, frame.image
         )
-        milliseconds = {**described.milliseconds, "search": 1000 * (time.perf_counter() - started)}
+        milliseconds = {**query.milliseconds, "search": 1000 * (time.perf_counter() - started)}
         # several places may have one label, which is no doubt about the label
         best: dict[str, Hit] = {}
         for hit in result.candidates:
@@ -130,12 +136,12 @@ class Decider:
         similarity = result.similarity if result.candidates else None
         return recognition, Decision(result.status, label, similarity, result.support, result.queries, result.hit)
 
-    def _learn_map(self, places: PlaceTracker) -> None:
+    def _learn_map(self, places: PlaceTracker, index: Index) -> None:
         """Where a place begins to be known, once for each state of the map.
 
         The threshold of labels takes neighbours for strangers where every view has a label of its own.
         """
-        index, judgement = self._recogniser.index, self._recogniser.judgement
+        judgement = self._recogniser.judgement
         if index is self._map:
             return
         self._map = index
@@ -143,7 +149,7 @@ class Decider:
         _check_times(self._options, spots)
         stored = index.threshold
         if judgement.threshold != "auto" or (stored is not None and stored.basis == "unknown"):
-            places.threshold = self._recogniser.threshold
+            places.threshold = judgement.threshold_of(index)
             return
         same = replace(self._options.same, window=max(_NEIGHBOURS, self._options.same.window))
         fitted = fit_place_threshold(index.descriptors(), spots, same, index.footer.far)

@@ -12,7 +12,7 @@ from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import ModelError, OptionError
 from deepir.image import Box, Image
-from deepir.inputs import model_inputs
+from deepir.inputs import InputGroup, model_inputs
 from deepir.reading import read_images
 from deepir.runtime.backend import Backend, BackendOptions, open_backend
 from deepir.spec import ModelSpec
@@ -69,7 +69,7 @@ class Extractor:
         """
         starts = range(0, len(images), self.batch_size)
         parts = [slice(start, start + self.batch_size) for start in starts]
-        return self._joined([self._run(images[part], None if boxes is None else boxes[part]) for part in parts])
+        return self._joined([self._described(images[part], None if boxes is None else boxes[part]) for part in parts])
 
     def describe_files(self, paths: Sequence[Path]) -> Descriptors:
         """Descriptors (N, D) of image files; no more than a batch of them is in memory.
@@ -78,7 +78,33 @@ class Extractor:
             InputError: A file is missing or not a picture.
         """
         with contextlib.closing(read_images(paths)) as images:
-            return self._joined([self._run(batch) for batch in iter(lambda: list(islice(images, self.batch_size)), [])])
+            batches = iter(lambda: list(islice(images, self.batch_size)), [])
+            return self._joined([self._described(batch) for batch in batches])
+
+    def prepare(self, images: Sequence[Image], boxes: Sequence[Box | None] | None = None) -> list[InputGroup]:
+        """Images as the model's inputs, for `run`; any thread may do it while another one runs the model.
+
+        Args and Raises: as `describe`, for no more images than `batch_size`.
+        """
+        return model_inputs(images, self.card, boxes)
+
+    def run(self, groups: Sequence[InputGroup], count: int) -> Descriptors:
+        """Descriptors (count, D) of so many prepared images.
+
+        Raises:
+            ModelError: As of `describe`.
+        """
+        descriptors_nd = np.empty((count, self.spec.dim), dtype=np.float32)
+        for group in groups:
+            described = self.backend.run(*group.arrays)
+            if described.shape != (len(group.rows), self.spec.dim):
+                message = (
+                    f"the model gives descriptors {described.shape} for {len(group.rows)} images, its card says "
+                    f"{self.spec.dim} values each: export it again"
+                )
+                raise ModelError(message)
+            descriptors_nd[group.rows] = described
+        return descriptors_nd
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -92,18 +118,8 @@ class Extractor:
     ) -> None:
         self.close()
 
-    def _run(self, images: Sequence[Image], boxes: Sequence[Box | None] | None = None) -> Descriptors:
-        descriptors_nd = np.empty((len(images), self.spec.dim), dtype=np.float32)
-        for group in model_inputs(images, self.card, boxes):
-            described = self.backend.run(*group.arrays)
-            if described.shape != (len(group.rows), self.spec.dim):
-                message = (
-                    f"the model gives descriptors {described.shape} for {len(group.rows)} images, its card says "
-                    f"{self.spec.dim} values each: export it again"
-                )
-                raise ModelError(message)
-            descriptors_nd[group.rows] = described
-        return descriptors_nd
+    def _described(self, images: Sequence[Image], boxes: Sequence[Box | None] | None = None) -> Descriptors:
+        return self.run(self.prepare(images, boxes), len(images))
 
     def _joined(self, batches: list[Descriptors]) -> Descriptors:
         return np.concatenate(batches) if batches else np.empty((0, self.spec.dim), dtype=np.float32)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from deepir.errors import InputError, OptionError
 from deepir.image import Image
-from deepir.inputs import model_inputs
 from deepir.label_tree import common_ancestor
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
@@ -73,6 +72,12 @@ class Described:
 
     query_1d: NDArray[np.float32] | None
     milliseconds: dict[str, float]
+
+
+def described(query_1d: NDArray[np.float32], milliseconds: dict[str, float]) -> Described:
+    """A model's answer as a query; a blank picture gives a descriptor without direction, which is none."""
+    blank = float(np.linalg.norm(query_1d)) < _SHORTEST
+    return Described(None if blank else query_1d, milliseconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +216,7 @@ class Recogniser:
             ShapeError: Not such an image.
             ModelError: The model gives NaN.
         """
-        described = self.describe(image)
-        started = time.perf_counter()
-        hits = [] if described.query_1d is None else self.judgement.search(described.query_1d, self.index)
-        search = 1000 * (time.perf_counter() - started)
-        return self.judgement.judge(hits, self.index, {**described.milliseconds, "search": search})
+        return self.answer(self.describe(image))
 
     def describe(self, image: Image) -> Described:
         """The descriptor of one image, for searches of your own.
@@ -224,13 +225,24 @@ class Recogniser:
             As of a call.
         """
         started = time.perf_counter()
-        (group,) = model_inputs([image], self.extractor.card)
+        groups = self.extractor.prepare([image])
         prepared = time.perf_counter()
-        query_1d = self.extractor.backend.run(*group.arrays)[0]
-        described = time.perf_counter()
-        blank = float(np.linalg.norm(query_1d)) < _SHORTEST
-        times = {"prepare": prepared - started, "describe": described - prepared}
-        return Described(None if blank else query_1d, {step: 1000 * seconds for step, seconds in times.items()})
+        descriptors_nd = self.extractor.run(groups, 1)
+        times = {"prepare": prepared - started, "describe": time.perf_counter() - prepared}
+        return described(descriptors_nd[0], {step: 1000 * seconds for step, seconds in times.items()})
+
+    def answer(self, query: Described, index: Index | None = None) -> Recognition:
+        """What the index says of a descriptor.
+
+        Args:
+            query: As `describe` gives it.
+            index: Another one of the same model than `self.index`.
+        """
+        index = self.index if index is None else index
+        started = time.perf_counter()
+        hits = [] if query.query_1d is None else self.judgement.search(query.query_1d, index)
+        search = 1000 * (time.perf_counter() - started)
+        return self.judgement.judge(hits, index, {**query.milliseconds, "search": search})
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -85,7 +85,7 @@ def run(options: RunOptions) -> Tally:
         decider = Decider(recogniser, options.deciding, live=source.live)
         for frame in _chosen(source, options):
             _take_new_index(watch, recogniser, quiet=options.quiet)
-            recognition, decision = decider(frame)
+            recognition, decision = decider(frame, recogniser.describe(frame.image), recogniser.index)
             age = time.monotonic() - frame.captured
             write_line(frame, recognition, age, lines, decision)
             shown = (

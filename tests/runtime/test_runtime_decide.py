@@ -15,7 +15,7 @@ from deepir.errors import OptionError
 from deepir.image import Image
 from deepir.runtime import Index, Judgement, Recogniser
 from deepir.runtime.annotate import annotate
-from deepir.runtime.decide import Decider, Deciding
+from deepir.runtime.decide import Decider, Deciding, Decision
 from deepir.runtime.frame import Frame
 from deepir.runtime.place_sequence import SequenceRule
 from deepir.runtime.places import PlaceOptions
@@ -268,6 +268,11 @@ def decide(shop: Path) -> Callable[..., Decider]:
     return make
 
 
+def ask(decider: Decider, frame: Frame) -> tuple[Recognition, Decision | None]:
+    recogniser = decider._recogniser
+    return decider(frame, recogniser.describe(frame.image), recogniser.index)
+
+
 def frames(image: Image, captured: list[float]) -> list[Frame]:
     return [Frame(number, image, second, None, "camera") for number, second in enumerate(captured)]
 
@@ -281,14 +286,14 @@ def test_after_a_gap_a_camera_may_show_something_else(
     picture: Picture,
 ) -> None:
     decider = decide(Deciding(vote=Vote(2, 3)), live=live)
-    found = [decider(frame)[1] for frame in frames(picture("red", rng), [0.0, 0.1, 9.0, 9.1])]
+    found = [ask(decider, frame)[1] for frame in frames(picture("red", rng), [0.0, 0.1, 9.0, 9.1])]
     assert [None if decision is None else decision.label for decision in found] == labels
 
 
 def test_without_a_vote_each_frame_decides_alone(
     decide: Callable[..., Decider], rng: np.random.Generator, picture: Picture
 ) -> None:
-    recognition, decision = decide(Deciding())(frames(picture("red", rng), [0.0])[0])
+    recognition, decision = ask(decide(Deciding()), frames(picture("red", rng), [0.0])[0])
     assert (recognition.label, decision) == ("red", None)
 
 
@@ -302,7 +307,7 @@ def test_a_covered_lens_is_no_place_and_no_label(
         decider = decide(deciding)
         backend = decider._recogniser.extractor.backend
         monkeypatch.setattr(backend, "run", lambda _images: np.zeros((1, 8), np.float32))
-        recognition, decision = decider(frames(np.zeros((48, 64, 3), np.uint8), [0.0])[0])
+        recognition, decision = ask(decider, frames(np.zeros((48, 64, 3), np.uint8), [0.0])[0])
         assert decision is not None
         assert (recognition.status, decision.status, decision.label) == ("unknown", "unknown", None)
         monkeypatch.undo()
