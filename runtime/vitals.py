@@ -52,7 +52,7 @@ class Vitals:
         self._changed = threading.Condition()
         self._counts = dict.fromkeys(STATUSES, 0)
         self._results = 0
-        self._latest: Result | None = None
+        self._latest: tuple[Result, ...] = ()
         self._answered: deque[float] = deque(maxlen=_KEPT)
         self._ages: deque[float] = deque(maxlen=_KEPT)
         self._stages: dict[str, deque[float]] = {}
@@ -62,7 +62,8 @@ class Vitals:
         with self._changed:
             self._counts[result.shown.status] += 1
             self._results += 1
-            self._latest = result
+            same = self._latest and self._latest[0].frame is result.frame
+            self._latest = (*self._latest, result) if same else (result,)
             self._answered.append(self._clock())
             self._ages.append(1000 * result.age)
             for stage, milliseconds in result.recognition.milliseconds.items():
@@ -83,13 +84,18 @@ class Vitals:
     @property
     def latest(self) -> Result | None:
         """The newest answer; None before the first."""
+        return self._latest[-1] if self._latest else None
+
+    @property
+    def latest_of_frame(self) -> tuple[Result, ...]:
+        """The answers to the newest frame, one for each box that was looked at so far."""
         return self._latest
 
     def newer(self, than: int, seconds: float) -> tuple[int, Result | None]:
         """Wait for more answers than so many, and give their number and the newest of them, None where none came."""
         with self._changed:
             self._changed.wait_for(lambda: self._results > than, seconds)
-            return self._results, self._latest if self._results > than else None
+            return self._results, self.latest if self._results > than else None
 
     @property
     def seconds(self) -> float:
@@ -111,7 +117,7 @@ class Vitals:
         with self._changed:
             ages = list(self._ages)
             stages = {stage: list(values) for stage, values in self._stages.items()}
-            latest, results, counts = self._latest, self._results, dict(self._counts)
+            latest, results, counts = self.latest, self._results, dict(self._counts)
         index, extractor = self.recogniser.index, self.recogniser.extractor
         source = source_report(self.source)
         return {
