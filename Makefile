@@ -9,7 +9,7 @@ ROOMS := runtime calib distill export
 TYPED := build/types/deepir
 REPORT := runs/shop/report.html
 
-TEST_EXTRAS := cpu,train,rtx,faiss,test
+TEST_EXTRAS := cpu,train,rtx,faiss,mqtt,page,test
 DEMO_EXTRAS := cpu,train
 
 # uv installs faster; pip stands in every environment either way

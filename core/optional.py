@@ -14,6 +14,10 @@ _EXTRA_OF_MODULE = {
     "pycuda": "gpu",
     "tensorrt_rtx_bindings": "rtx",
     "faiss": "faiss",
+    "starlette": "page",
+    "uvicorn": "page",
+    "prometheus_client": "page",
+    "paho": "mqtt",
 }
 _DEFAULT_EXTRA = "train"
 

@@ -28,7 +28,8 @@ THROUGH_NEED = {
     "core": {"cv2"},
     "runtime": {
         *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
-        *("cuda", "pycuda", "cv2", "starlette", "rich", "faiss"),
+        *("cuda", "pycuda", "cv2", "rich", "faiss"),
+        *("starlette", "uvicorn", "prometheus_client", "paho"),
     },
     "calib": {"onnx", "onnxruntime", "modelopt", "cv2"},
     "distill": {"torchvision", "timm", "pytorch_metric_learning", "kornia", "safetensors", "sklearn", "cv2"},
