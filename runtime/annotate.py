@@ -3,7 +3,7 @@
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepir.errors import InputError, OptionError
-from deepir.image import Image
+from deepir.image import Box, Image
 from deepir.optional import need
 from deepir.runtime.recogniser import Recognition
 
@@ -33,8 +33,23 @@ def annotate(image: Image, recognition: Recognition) -> Image:
     colour = _GREEN if recognition.status == "match" else _GREY
     cv2.rectangle(drawn, (0, 0), (width - 1, height - 1), colour, max(2, height // 120))
     cv2.rectangle(drawn, (0, height - bar), (width - 1, height - 1), colour, cv2.FILLED)
-    text = f"{_plain(recognition.label or recognition.status)}  {recognition.similarity:.2f}"
-    _write(drawn, text, (bar // 3, height - bar // 3), bar)
+    _write(drawn, _text(recognition), (bar // 3, height - bar // 3), bar)
+    return drawn
+
+
+def annotate_boxes(image: Image, answers: Sequence[tuple[Box, Recognition]]) -> Image:
+    """A copy with each box (x1, y1, x2, y2 in pixels) and its answer drawn."""
+    cv2 = need("cv2")
+    drawn: Image = image.copy()
+    height, width = drawn.shape[:2]
+    bar, line = max(14, height // 28), max(2, height // 240)
+    for box, recognition in answers:
+        left, top, right, bottom = (round(side) for side in box)
+        colour = _GREEN if recognition.status == "match" else _GREY
+        cv2.rectangle(drawn, (left, top), (right, bottom), colour, line)
+        above = max(0, top - bar)
+        cv2.rectangle(drawn, (left, above), (min(right, width), above + bar), colour, cv2.FILLED)
+        _write(drawn, _text(recognition), (left + bar // 4, above + bar - bar // 4), bar)
     return drawn
 
 
@@ -106,6 +121,10 @@ def _write(drawn: Image, text: str, corner: tuple[int, int], bar: int) -> None:
     # a Hershey letter of scale 1 is about 22 pixels high
     scale = 0.6 * bar / 22
     cv2.putText(drawn, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, _WHITE, max(1, round(scale)), cv2.LINE_AA)
+
+
+def _text(recognition: Recognition) -> str:
+    return f"{_plain(recognition.label or recognition.status)}  {recognition.similarity:.2f}"
 
 
 def _plain(text: str) -> str:

@@ -12,6 +12,7 @@ from deepir.runtime.camera_list import list_cameras
 from deepir.runtime.camera_state import ON_LOST
 from deepir.runtime.decide_cli import deciding_options, read_deciding
 from deepir.runtime.judgement_cli import judgement_options, read_judgement
+from deepir.runtime.roi import Roi
 from deepir.runtime.run import RunOptions, run
 
 _DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
@@ -33,9 +34,15 @@ def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool
 @deciding_options
 @backend_options
 @click.option("--every", type=int, default=_DEFAULTS["every"], help="Take every N-th frame.")
+@click.option("--fps-max", type=float, help="Of a camera, take no more frames a second.")
+@click.option(
+    "--roi", metavar="X,Y,W,H", help="Look at this part of each frame only: pixels, or shares such as 0.25,0,0.5,1."
+)
+@click.option("--boxes", type=_FILE, help="Look at these boxes of each frame: JSON lines of a detector.")
 @click.option("--max-frames", type=int, help="Stop after so many frames.")
 @click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
 @click.option("--jsonl", type=_FILE, help="Write the JSON lines there instead of to stdout.")
+@click.option("--events", is_flag=True, help="A JSON line, too, when the camera is lost or comes back.")
 @click.option(
     "--on-lost",
     type=click.Choice(ON_LOST),
@@ -64,8 +71,10 @@ def main(**options: Any) -> None:
       deepir-run rtsp://user:secret@host/stream --index shop.usearch --on-lost wait
       deepir-run walk.mp4 --index shop.usearch --save walk.webm --jsonl walk.jsonl
     """  # noqa: D301 click needs the character
+    roi = options.pop("roi")
     run(
         RunOptions(
+            roi=None if roi is None else Roi.parse(roi),
             backend=read_backend_options(options),
             judgement=read_judgement(options),
             deciding=read_deciding(options),

@@ -1,4 +1,4 @@
-"""An index that another program changes is read again in the background, while the one before answers."""
+"""An index or model that another program changes is read again in the background, while the one before answers."""
 
 import contextlib
 import logging
@@ -7,13 +7,15 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from deepir.card import ModelCard
 from deepir.errors import DeepIRError
+from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.journal import journal_of
+from deepir.runtime.model_file import ModelFile
 
 INTERVAL = 1.0
 """Seconds between two looks at the file."""
@@ -23,26 +25,39 @@ _log = logging.getLogger(__name__)
 State = tuple[tuple[int, int, int], ...]
 
 
-class IndexWatch:
-    """Looks at an index file and its journal, and reads them anew when they have changed.
+@dataclass(frozen=True, slots=True, eq=False)
+class Fresh:
+    """What is to answer from now on.
 
-    What cannot be read, or was made by another model, is told by `take_trouble` and changes nothing: the index before
-    goes on answering.
+    Attributes:
+        index: As it is now.
+        extractor: The model to describe queries with; None where the one before is the one.
+    """
+
+    index: Index
+    extractor: Extractor | None
+
+
+class IndexWatch:
+    """Looks at an index file, its journal and its model's file, and reads them anew when they have changed.
+
+    What cannot be read, or does not fit together, is told by `take_trouble` and changes nothing: the index and model
+    before go on answering.
 
     Args:
         path: Of the index.
-        card: Of the model that describes queries.
+        model: That describes queries.
         seen: `file_state` from before the index that answers now was read.
         interval: Seconds between two looks.
     """
 
-    def __init__(self, path: Path, card: ModelCard, *, seen: State, interval: float = INTERVAL) -> None:
+    def __init__(self, path: Path, model: ModelFile, *, seen: State, interval: float = INTERVAL) -> None:
         self._path = path
-        self._card = card
+        self._model = model
         self._interval = interval
-        self._seen = seen
+        self._seen = (seen, model.state())
         self._lock = threading.Lock()
-        self._fresh: Index | None = None
+        self._fresh: Fresh | None = None
         self._trouble = ""
         # a signal may arrive while another is handled: only this queue can be put into from within itself
         self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -59,8 +74,8 @@ class IndexWatch:
         """Read the file now, changed or not; returns at once."""
         self._asked.put(None)
 
-    def take(self) -> Index | None:
-        """The index as it is now, once after each change; None when nothing changed."""
+    def take(self) -> Fresh | None:
+        """The index and model as they are now, once after each change; None when nothing changed."""
         with self._lock:
             fresh, self._fresh = self._fresh, None
         return fresh
@@ -72,22 +87,26 @@ class IndexWatch:
         return trouble
 
     def look(self, *, anyway: bool = False) -> None:
-        """Read the file if it, or its journal, is another one than at the last look."""
-        state = file_state(self._path)
+        """Read the files if they are other ones than at the last look."""
+        state = (file_state(self._path), self._model.state())
         if state == self._seen and not anyway:
             return
         self._seen = state
         try:
-            fresh = Index.open(self._path)
-            fresh.check_model(self._card)
+            index = Index.open(self._path)
+            extractor = self._model.for_index(index)
             # computed here, or the next frame waits for it
-            _ = fresh.threshold
+            _ = index.threshold
         except DeepIRError as error:
             with self._lock:
                 self._trouble = str(error)
             return
         with self._lock:
-            self._fresh = fresh
+            if extractor is None and self._fresh is not None:
+                extractor = self._fresh.extractor
+            elif self._fresh is not None and self._fresh.extractor is not None:
+                self._fresh.extractor.close()
+            self._fresh = Fresh(index, extractor)
 
     def close(self) -> None:
         """Look no more."""
@@ -95,6 +114,9 @@ class IndexWatch:
         self._asked.put(None)
         if self._thread is not None:
             self._thread.join()
+        fresh = self.take()
+        if fresh is not None and fresh.extractor is not None:
+            fresh.extractor.close()
 
     def __enter__(self) -> "IndexWatch":
         return self

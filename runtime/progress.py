@@ -28,12 +28,16 @@ class StatusLine:
         self._next = time.monotonic() + (0.0 if self._screen else _IN_A_LOG)
         self._width = 0
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a text: to make one costs something."""
+        return not self._quiet and time.monotonic() >= self._next
+
     def show(self, text: str) -> None:
         """Show the text if it is time for it."""
-        now = time.monotonic()
-        if self._quiet or now < self._next:
+        if not self.due:
             return
-        self._next = now + (_ON_SCREEN if self._screen else _IN_A_LOG)
+        self._next = time.monotonic() + (_ON_SCREEN if self._screen else _IN_A_LOG)
         if self._screen:
             click.echo("\r" + text.ljust(self._width), err=True, nl=False)
             self._width = len(text)

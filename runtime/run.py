@@ -1,29 +1,36 @@
 """Source to recognitions: the loop behind deepir-run."""
 
 import contextlib
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 import click
 
 from deepir.errors import InputError, OptionError
-from deepir.runtime.annotate import VideoWriter, annotate, check_video_path
+from deepir.runtime.annotate import check_video_path
+from deepir.runtime.answering import Answering, Outputs
 from deepir.runtime.backend import BackendOptions
+from deepir.runtime.boxes import Parts
 from deepir.runtime.camera_state import OnLost, Patience
-from deepir.runtime.decide import Decider, Deciding
-from deepir.runtime.frame import Frame, Source
+from deepir.runtime.decide import Deciding
+from deepir.runtime.index import Index
 from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
+from deepir.runtime.model_file import ModelFile
+from deepir.runtime.pipeline import Looking, Pipeline
 from deepir.runtime.progress import StatusLine
 from deepir.runtime.recogniser import Judgement, Recogniser
-from deepir.runtime.run_report import NO_THRESHOLD, Tally, introduce, status_text, write_line
+from deepir.runtime.roi import Roi
+from deepir.runtime.run_report import NO_THRESHOLD, CameraNews, introduce, status_text, summary
 from deepir.runtime.source import open_source
+from deepir.runtime.stop import Stop
+from deepir.runtime.video_sink import VideoSink
+from deepir.runtime.vitals import Vitals
+
+_BEAT = 0.2
+"""Seconds after which the loop looks around when no frame comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +44,13 @@ class RunOptions:
     deciding: Deciding = field(default_factory=Deciding)
     backend: BackendOptions = field(default_factory=BackendOptions)
     every: int = 1
+    fps_max: float | None = None
     max_frames: int | None = None
+    roi: Roi | None = None
+    boxes: Path | None = None
     save: Path | None = None
     jsonl: Path | None = None
+    events: bool = False
     quiet: bool = False
     on_lost: OnLost = "exit"
 
@@ -47,76 +58,113 @@ class RunOptions:
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
             message = f"--every and --max-frames must be 1 or more, got {self.every} and {self.max_frames}"
             raise OptionError(message)
+        if self.fps_max is not None and not self.fps_max > 0:
+            message = f"--fps-max must be above 0, got {self.fps_max}"
+            raise OptionError(message)
+        if self.boxes is not None and (self.roi is not None or self.deciding.mode == "place"):
+            message = "--boxes are parts of whole frames that show things: leave out --roi and --mode place"
+            raise OptionError(message)
         if self.save is not None:
             check_video_path(self.save)
 
 
-def run(options: RunOptions) -> Tally:
+def run(options: RunOptions) -> Vitals:
     """Recognise every chosen frame of the source; the errors are those of its parts.
 
-    SIGTERM ends it like the end of a file; Ctrl-C passes on after everything was closed. An index that another program
-    changes is read again in the background, at SIGHUP in any case, and no frame is missed.
+    Reading, preparing and the model overlap (see `Pipeline`); search and decision run here. SIGTERM ends it like the
+    end of a file, Ctrl-C with the answer in hand and then KeyboardInterrupt. An index or model that another program
+    changes is read again in the background, the index at SIGHUP in any case, and no frame is missed.
     """
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
         seen = file_state(options.index_path)
-        recogniser = stack.enter_context(
-            Recogniser.open(
-                options.index_path,
-                options.model,
-                judgement=options.judgement,
-                options=options.backend,
-            )
-        )
+        index = Index.open(options.index_path)
+        model = ModelFile(options.index_path, options.model, options.backend)
+        recogniser = stack.enter_context(Recogniser(model.open(index), index, options.judgement))
+        parts = _read_boxes(options)
         source = stack.enter_context(open_source(options.source, Patience(on_lost=options.on_lost)))
-        lines = stack.enter_context(_open_lines(options.jsonl))
-        fps = source.fps / options.every if source.fps else None
-        tally = Tally()
-        stack.callback(_conclude, tally, options)
-        video = stack.enter_context(VideoWriter(options.save, fps)) if options.save else None
+        vitals = Vitals(recogniser, source)
+        outputs = stack.enter_context(_open_outputs(options, vitals))
         if recogniser.threshold is None:
             click.echo(NO_THRESHOLD, err=True)
         if not options.quiet:
             introduce(recogniser, source, options.index_path)
-        status = StatusLine(quiet=options.quiet)
-        stack.callback(status.end)
-        watch = stack.enter_context(IndexWatch(options.index_path, recogniser.extractor.card, seen=seen).start())
+        watch = stack.enter_context(IndexWatch(options.index_path, model, seen=seen).start())
         stack.enter_context(reads_again_at_sighup(watch))
-        stack.enter_context(_ends_at_sigterm())
-        decider = Decider(recogniser, options.deciding, live=source.live)
-        for frame in _chosen(source, options):
-            _take_new_index(watch, recogniser, quiet=options.quiet)
-            recognition, decision = decider(frame, recogniser.describe(frame.image), recogniser.index)
-            age = time.monotonic() - frame.captured
-            write_line(frame, recognition, age, lines, decision)
-            shown = (
-                recognition if decision is None else replace(recognition, status=decision.status, label=decision.label)
-            )
-            tally.count(shown)
-            if video is not None:
-                video.write(annotate(frame.image, shown))
-            status.show(status_text(tally, shown, age))
-    return tally
+        looking = Looking(every=options.every, fps_max=options.fps_max, roi=options.roi, parts=parts)
+        pipeline = stack.enter_context(Pipeline(recogniser, source, looking))
+        answering = Answering(recogniser, options.deciding, outputs, live=source.live)
+        around = _Around(options, vitals, watch, outputs, stop)
+        stack.callback(around.end)
+        _loop(pipeline, answering, around)
+        if parts is not None and parts.frames and not parts.used:
+            click.echo(f"warning: none of the {parts.frames} frames that {parts.path} names came", err=True)
+    if stop.interrupted:
+        raise KeyboardInterrupt
+    return vitals
 
 
-def _take_new_index(watch: IndexWatch, recogniser: Recogniser, *, quiet: bool) -> None:
-    fresh, trouble = watch.take(), watch.take_trouble()
-    if trouble:
-        click.echo(f"warning: the index before goes on answering: {trouble}", err=True)
-    if fresh is not None:
-        recogniser.index = fresh
-        if not quiet:
-            click.echo(f"index   read again: {len(fresh)} items, {len(fresh.labels)} labels", err=True)
+def _loop(pipeline: Pipeline, answering: Answering, around: "_Around") -> None:
+    left = around.options.max_frames
+    around.stop.looping()
+    while not (pipeline.over or around.stop.asked or left == 0):
+        around.look(pipeline)
+        looked = pipeline.take(_BEAT)
+        if looked is not None:
+            answering(looked)
+            left = None if left is None else left - 1
 
 
-def _chosen(source: Source, options: RunOptions) -> Iterator[Frame]:
-    taken = 0
-    for position, frame in enumerate(source):
-        if position % options.every:
-            continue
-        yield frame
-        taken += 1
-        if taken == options.max_frames:
-            return
+class _Around:
+    """What the loop does besides answering: take what is fresh, tell how it is."""
+
+    def __init__(self, options: RunOptions, vitals: Vitals, watch: IndexWatch, outputs: Outputs, stop: Stop) -> None:
+        self.options = options
+        self.stop = stop
+        self._vitals = vitals
+        self._watch = watch
+        self._status = StatusLine(quiet=options.quiet)
+        self._news = CameraNews(vitals.source, outputs.lines if options.events else None, quiet=options.quiet)
+
+    def look(self, pipeline: Pipeline) -> None:
+        fresh, trouble = self._watch.take(), self._watch.take_trouble()
+        if trouble:
+            click.echo(f"warning: the index and model before go on answering: {trouble}", err=True)
+        if fresh is not None:
+            pipeline.replace(fresh.index, fresh.extractor)
+            if not self.options.quiet:
+                items, labels = len(fresh.index), len(fresh.index.labels)
+                model = "" if fresh.extractor is None else f", model {fresh.extractor.backend.name}"
+                click.echo(f"index   read again: {items} items, {labels} labels{model}", err=True)
+        self._news.look()
+        if self._status.due:
+            self._status.show(status_text(self._vitals))
+
+    def end(self) -> None:
+        self._status.end()
+
+
+def _read_boxes(options: RunOptions) -> Parts | None:
+    if options.boxes is None:
+        return None
+    parts = Parts(options.boxes)
+    if options.deciding.vote is not None and not parts.tracked:
+        message = (
+            f"--vote {options.deciding.vote} needs a tracker_id with each box, and {options.boxes} has boxes without"
+        )
+        raise OptionError(message)
+    return parts
+
+
+@contextlib.contextmanager
+def _open_outputs(options: RunOptions, vitals: Vitals) -> Iterator[Outputs]:
+    source = vitals.source
+    fps = source.fps / options.every if source.fps else None
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(_open_lines(options.jsonl))
+        stack.callback(_conclude, vitals, options)
+        video = stack.enter_context(VideoSink(options.save, fps)) if options.save else None
+        yield Outputs(lines=lines, vitals=vitals, video=video)
 
 
 @contextlib.contextmanager
@@ -133,31 +181,9 @@ def _open_lines(path: Path | None) -> Iterator[TextIO]:
         yield stream
 
 
-def _conclude(tally: Tally, options: RunOptions) -> None:
+def _conclude(vitals: Vitals, options: RunOptions) -> None:
     if options.quiet:
         return
-    click.echo(tally.summary(), err=True)
-    if options.save is not None and tally.frames:
+    click.echo(summary(vitals), err=True)
+    if options.save is not None and vitals.frames:
         click.echo(f"wrote {options.save}", err=True)
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-@contextlib.contextmanager
-def _ends_at_sigterm() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except _Terminated:
-        return
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,102 +1,29 @@
-"""What deepir-run says: a JSON line for each frame, a start-up block, a status line, a summary."""
+"""What deepir-run says: a start-up block, a status line, news of the camera, a summary."""
 
 import json
-import time
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
 from deepir.gate import verdict_text
-from deepir.runtime.decide import Decision
-from deepir.runtime.frame import Frame, Source
-from deepir.runtime.recogniser import Recogniser, Recognition
+from deepir.runtime.frame import Source
+from deepir.runtime.recogniser import Recogniser
+from deepir.runtime.vitals import Vitals, source_report
 
 NO_THRESHOLD = (
     "warning: the index has fewer than two labels, so it cannot tell what is unknown: "
     "every picture is a match; add labels, or set --threshold"
 )
 
-_DIGITS = 4
+_NO_FRAMES = frozenset({"connecting", "stale", "lost"})
 
 
-@dataclass(slots=True)
-class Tally:
-    """What came out so far."""
-
-    matches: int = 0
-    ambiguous: int = 0
-    unknown: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def frames(self) -> int:
-        """Frames recognised."""
-        return self.matches + self.ambiguous + self.unknown
-
-    @property
-    def rate(self) -> float:
-        """Frames per second since the start."""
-        return self.frames / max(time.monotonic() - self.started, 1e-9)
-
-    def count(self, recognition: Recognition) -> None:
-        """Take one more frame into account."""
-        if recognition.status == "match":
-            self.matches += 1
-        elif recognition.status == "ambiguous":
-            self.ambiguous += 1
-        else:
-            self.unknown += 1
-
-    def summary(self) -> str:
-        """One line for the end."""
-        seconds = time.monotonic() - self.started
-        return (
-            f"{self.frames} frames in {seconds:.1f} s ({self.rate:.1f} frames per second): "
-            f"{self.matches} match, {self.ambiguous} ambiguous, {self.unknown} unknown"
-        )
-
-
-def record(frame: Frame, recognition: Recognition, age: float, decision: Decision | None = None) -> dict[str, Any]:
-    """The JSON object of one frame; where several frames decide, `status` and `label` are what they decided."""
-    facts = {
-        "frame": frame.number,
-        "time": None if frame.time is None else round(frame.time, _DIGITS),
-        "name": frame.name,
-        "age_ms": round(1000 * age, 1),
-        "status": recognition.status,
-        "label": recognition.label,
-        "similarity": round(recognition.similarity, _DIGITS),
-        "margin": None if recognition.margin is None else round(recognition.margin, _DIGITS),
-        "topk": [[label, round(similarity, _DIGITS)] for label, similarity in recognition.top],
-        **({"candidates": recognition.candidates} if recognition.status == "ambiguous" else {}),
-        **({"metadata": dict(recognition.metadata)} if recognition.metadata and decision is None else {}),
-        "ms": {step: round(value, 2) for step, value in recognition.milliseconds.items()},
-    }
-    return facts if decision is None else {**facts, **_decided(recognition, decision)}
-
-
-def _decided(recognition: Recognition, decision: Decision) -> dict[str, Any]:
-    """What several frames decided, and what the newest of them would have said alone."""
-    hit = decision.hit
-    place = {} if hit is None else {"key": hit.key, "view": hit.view, "metadata": dict(hit.metadata)}
-    return {
-        "status": decision.status,
-        "label": decision.label,
-        "votes": [decision.votes, decision.of],
-        "votes_similarity": None if decision.similarity is None else round(decision.similarity, _DIGITS),
-        "frame_status": recognition.status,
-        "frame_label": recognition.label,
-        **place,
-    }
-
-
-def write_line(
-    frame: Frame, recognition: Recognition, age: float, lines: TextIO, decision: Decision | None = None
-) -> None:
+def write_line(record: Mapping[str, Any], lines: TextIO) -> None:
     """One JSON line, sent off at once: whoever reads it acts on it."""
-    lines.write(json.dumps(record(frame, recognition, age, decision)) + "\n")
+    lines.write(json.dumps(record) + "\n")
     lines.flush()
 
 
@@ -116,10 +43,67 @@ def introduce(recogniser: Recogniser, source: Source, index_path: Path) -> None:
     click.echo(f"source  {source.name}: {size}{rate}{newest}", err=True)
 
 
-def status_text(tally: Tally, recognition: Recognition, age: float) -> str:
+class CameraNews:
+    """Tells when a camera is lost or comes back: a line on stderr, and a JSON line where those are wanted.
+
+    Args:
+        source: That is watched; of files there is no news.
+        lines: Where the JSON lines go; None for none.
+        quiet: Nothing on stderr.
+    """
+
+    def __init__(self, source: Source, lines: TextIO | None, *, quiet: bool) -> None:
+        self._source = source
+        self._lines = lines
+        self._quiet = quiet
+        self._told = "live"
+
+    def look(self) -> None:
+        """Tell what is new."""
+        facts = source_report(self._source)
+        status = facts.get("status", self._told)
+        # a camera that is tried again is still lost, and a stale one may only be slow
+        told = "lost" if status in {"lost", "connecting"} and facts["trouble"] else status
+        if told == self._told or told in {"connecting", "stale"}:
+            return
+        self._told = told
+        if self._lines is not None:
+            keys = ("status", "trouble", "frames", "outages")
+            write_line({"event": "camera", **{key: facts[key] for key in keys}, "status": told}, self._lines)
+        if not self._quiet:
+            sentence = f": {facts['trouble']['sentence']}" if told == "lost" else ""
+            click.echo(f"camera  {facts['name']} is {told}{sentence}", err=True)
+
+
+def status_text(vitals: Vitals) -> str:
     """The line that is shown while it runs."""
-    describe = recognition.milliseconds["describe"]
+    latest = vitals.latest
+    camera = source_report(vitals.source)
+    missing = camera.get("status") in _NO_FRAMES
+    silent = f"camera {camera['status']} for {camera['status_s']:.0f} s" if missing else ""
+    if latest is None:
+        return silent or "no frame yet"
+    steps = latest.recognition.milliseconds
+    times = " ".join(f"{step} {value:.1f}" for step, value in steps.items())
+    waiting = sum(sink.state.waiting for sink in vitals.sinks)
+    return " | ".join(
+        part
+        for part in (
+            silent or f"{vitals.frames} frames, {vitals.rate:.1f} per second, age {1000 * latest.age:.0f} ms",
+            f"{times} ms",
+            f"{latest.shown.label or latest.shown.status} {latest.recognition.similarity:.2f}",
+            f"{waiting} answers wait to be sent" if waiting > 1 else "",
+        )
+        if part
+    )
+
+
+def summary(vitals: Vitals) -> str:
+    """One line for the end."""
+    seconds, counts = vitals.seconds, vitals.counts
+    rate = vitals.frames / max(seconds, math.ulp(1))
+    answers = f"{vitals.results} answers of " if vitals.results != vitals.frames else ""
     return (
-        f"{tally.frames} frames, {tally.rate:.1f} per second, age {1000 * age:.0f} ms, describe {describe:.1f} ms | "
-        f"{recognition.label or recognition.status} {recognition.similarity:.2f}"
+        f"{answers}{vitals.frames} frames in {seconds:.1f} s ({rate:.1f} frames per second): "
+        f"{counts['match']} match, {counts['ambiguous']} ambiguous, {counts['unknown']} unknown"
     )

@@ -52,6 +52,7 @@ class Vitals:
         self._changed = threading.Condition()
         self._counts = dict.fromkeys(STATUSES, 0)
         self._results = 0
+        self._frames = 0
         self._latest: tuple[Result, ...] = ()
         self._answered: deque[float] = deque(maxlen=_KEPT)
         self._ages: deque[float] = deque(maxlen=_KEPT)
@@ -62,7 +63,8 @@ class Vitals:
         with self._changed:
             self._counts[result.shown.status] += 1
             self._results += 1
-            same = self._latest and self._latest[0].frame is result.frame
+            same = bool(self._latest) and self._latest[0].frame is result.frame
+            self._frames += not same
             self._latest = (*self._latest, result) if same else (result,)
             self._answered.append(self._clock())
             self._ages.append(1000 * result.age)
@@ -74,6 +76,11 @@ class Vitals:
     def results(self) -> int:
         """Answers so far: one for each picture or box that was looked at."""
         return self._results
+
+    @property
+    def frames(self) -> int:
+        """Frames so far that had an answer."""
+        return self._frames
 
     @property
     def counts(self) -> dict[str, int]:
@@ -125,6 +132,7 @@ class Vitals:
             "pid": os.getpid(),
             "started": round(self._started, 3),
             "uptime_s": round(self.seconds, 1),
+            "frames": self._frames,
             "results": results,
             **counts,
             "rate": round(self.rate, 2),

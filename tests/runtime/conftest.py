@@ -3,6 +3,8 @@
 import ctypes
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from deepir.card import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelCard
 from deepir.image import Image
 from deepir.runtime import roi_kernel
+from deepir.runtime import run as run_module
 from deepir.runtime.cli import main as run_main
+from deepir.runtime.frame import Frame
 from deepir.runtime.index_cli import main as index_main
+from deepir.runtime.recording import ImageFiles
+from deepir.runtime.result import Result as Answer
+from deepir.runtime.vitals import Vitals
 from deepir.spec import ModelSpec
 
 SIZE = 32
@@ -170,6 +177,41 @@ Command = Callable[..., Result]
 @pytest.fixture
 def deepir_run() -> Command:
     return lambda *words: CliRunner().invoke(run_main, [str(word) for word in words])
+
+
+class StepByStep(ImageFiles):
+    """Frames of one picture, each given when the one before was answered; before some of them something happens."""
+
+    def __init__(self, image: Image, count: int, happens: dict[int, Callable[[], object]]) -> None:
+        super().__init__([], "step by step")
+        self._image, self._count, self._happens = image, count, happens
+        self.answered = threading.Semaphore(0)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in range(self._count):
+            if number:
+                assert self.answered.acquire(timeout=120)
+            self._happens.get(number, lambda: None)()
+            yield Frame(number, self._image, time.monotonic(), None, self.name)
+
+
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepByStep]:
+    """step_by_step(image, count, {2: what}) is the source of the next deepir-run, whatever its word."""
+
+    def make(image: Image, count: int, happens: dict[int, Callable[[], object]]) -> StepByStep:
+        source = StepByStep(image, count, happens)
+        note = Vitals.note
+
+        def noted(vitals: Vitals, answer: Answer) -> None:
+            note(vitals, answer)
+            source.answered.release()
+
+        monkeypatch.setattr(Vitals, "note", noted)
+        monkeypatch.setattr(run_module, "open_source", lambda _text, _patience: source)
+        return source
+
+    return make
 
 
 @pytest.fixture

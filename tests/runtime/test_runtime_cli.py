@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-import deepir.runtime.run as module
 from deepir.card import ModelCard
 from deepir.image import Image
-from deepir.runtime.frame import Frame
-from deepir.runtime.recording import ImageFiles
+from deepir.runtime.result import Result as Answer
 from deepir.runtime.source import open_source
+from deepir.runtime.vitals import Vitals
 
 Picture = Callable[..., Image]
 Command = Callable[..., Result]
 
-KEYS = {"frame", "time", "name", "age_ms", "status", "label", "similarity", "margin", "topk", "ms"}
+KEYS = {"seen_at", "frame", "time", "name", "age_ms", "status", "label", "similarity", "margin", "topk", "ms"}
 
 
 @pytest.fixture
@@ -110,38 +109,27 @@ def test_an_index_of_one_label_is_a_match_with_one_warning(
     assert deepir_run(walk, "--index", shop, "-q", "--threshold", "0.5").stderr == ""
 
 
-class _Interrupting(ImageFiles):
-    """Gives two frames, then something happens to the program."""
-
-    def __init__(self, image: Image, happens: Callable[[], None]) -> None:
-        super().__init__([], "interrupting")
-        self._image, self._happens = image, happens
-
-    def __iter__(self) -> Iterator[Frame]:
-        for number in range(2):
-            yield Frame(number, self._image, 0.0, None, self.name)
-        self._happens()
-        yield Frame(2, self._image, 0.0, None, self.name)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("happens", "exit_code"), [(lambda: os.kill(os.getpid(), signal.SIGTERM), 0), (_interrupt, 130)]
-)
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_sigterm_and_ctrl_c_end_cleanly(
-    happens: Callable[[], None],
+    *,
+    number: signal.Signals,
     exit_code: int,
     shop: Path,
     tmp_path: Path,
     deepir_run: Command,
+    step_by_step: Callable[..., object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    source = _Interrupting(np.full((48, 64, 3), 200, np.uint8), happens)
-    monkeypatch.setattr(module, "open_source", lambda _text, _patience: source)
+    step_by_step(np.full((48, 64, 3), 200, np.uint8), 1000, {})
+    note = Vitals.note
+
+    def noted(vitals: Vitals, answer: Answer) -> None:
+        note(vitals, answer)
+        if vitals.results == 2:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Vitals, "note", noted)
     result = deepir_run("anything", "--index", shop, "--save", tmp_path / "out.webm")
     assert result.exit_code == exit_code
     assert len(lines_of(result)) == 2

@@ -26,7 +26,7 @@ Picture = Callable[..., Image]
 WritePicture = Callable[[Path, Image], Path]
 Command = Callable[..., Result]
 
-ALONE = {"frame", "time", "name", "age_ms", "status", "label", "similarity", "margin", "topk", "ms"}
+ALONE = {"seen_at", "frame", "time", "name", "age_ms", "status", "label", "similarity", "margin", "topk", "ms"}
 TOGETHER = {"votes", "votes_similarity", "frame_status", "frame_label"}
 
 PLACES = 12
@@ -77,7 +77,7 @@ def test_the_video_shows_what_was_decided(
         shown.append((recognition.status, recognition.label))
         return annotate(image, recognition)
 
-    monkeypatch.setattr("deepir.runtime.run.annotate", noted)
+    monkeypatch.setattr("deepir.runtime.video_sink.annotate", noted)
     words = ("--vote", "3/5", "--threshold", -1, "--margin", 0, "--save", tmp_path / "out.webm")
     lines = lines_of(deepir_run(walk, "--index", shop, *words))
     assert shown == [(line["status"], line["label"]) for line in lines]

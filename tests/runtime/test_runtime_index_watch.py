@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import deepir.runtime.run as run_module
 from deepir.card import ModelCard
 from deepir.image import Image
 from deepir.runtime import Index
-from deepir.runtime.frame import Frame
-from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
+from deepir.runtime.backend import BackendOptions
+from deepir.runtime.index_watch import Fresh, IndexWatch, file_state, reads_again_at_sighup
 from deepir.runtime.journal import journal_of
-from deepir.runtime.recording import ImageFiles
+from deepir.runtime.model_file import ModelFile
 
 MakeCard = Callable[..., ModelCard]
 WriteModel = Callable[..., Path]
@@ -43,10 +43,17 @@ def stripes(tmp_path: Path, write_picture: WritePicture) -> Path:
     return write_picture(tmp_path / "stripes.png", pixels)
 
 
+def loaded(shop: Path, given: Path | None = None) -> ModelFile:
+    """The model of an index, as a program has it that answers."""
+    model = ModelFile(shop, given, BackendOptions(backend="onnxruntime"))
+    model.open(Index.open(shop)).close()
+    return model
+
+
 @pytest.fixture
 def watch(shop: Path, make_card: MakeCard) -> IndexWatch:
     """Not started: the test looks itself."""
-    return IndexWatch(shop, make_card(), seen=file_state(shop))
+    return IndexWatch(shop, loaded(shop), seen=file_state(shop))
 
 
 def add_label(shop: Path, label: str, unit_rows: Rows) -> None:
@@ -67,13 +74,13 @@ def test_an_addition_that_stands_only_in_the_journal_is_seen(shop: Path, watch: 
     watch.look()
     fresh = watch.take()
     assert fresh is not None
-    assert "new" in fresh.labels
+    assert "new" in fresh.index.labels
     assert watch.take() is None
     add_label(shop, "newer", unit_rows)
     watch.look()
     again = watch.take()
     assert again is not None
-    assert "newer" in again.labels
+    assert "newer" in again.index.labels
 
 
 def test_a_file_that_was_written_anew_is_seen_once(shop: Path, watch: IndexWatch, unit_rows: Rows) -> None:
@@ -84,7 +91,7 @@ def test_a_file_that_was_written_anew_is_seen_once(shop: Path, watch: IndexWatch
         watch.look()
         fresh = watch.take()
         assert (fresh is not None) == expected
-        assert fresh is None or "crimson" in fresh.labels
+        assert fresh is None or "crimson" in fresh.index.labels
 
 
 def test_what_changed_before_the_watch_began_and_after_the_index_was_read_is_seen(
@@ -93,11 +100,11 @@ def test_what_changed_before_the_watch_began_and_after_the_index_was_read_is_see
     seen = file_state(shop)
     Index.open(shop)
     add_label(shop, "new", unit_rows)
-    watch = IndexWatch(shop, make_card(), seen=seen)
+    watch = IndexWatch(shop, loaded(shop), seen=seen)
     watch.look()
     fresh = watch.take()
     assert fresh is not None
-    assert "new" in fresh.labels
+    assert "new" in fresh.index.labels
 
 
 def test_the_newest_of_several_changes_is_given(shop: Path, watch: IndexWatch, unit_rows: Rows) -> None:
@@ -106,7 +113,7 @@ def test_the_newest_of_several_changes_is_given(shop: Path, watch: IndexWatch, u
         watch.look()
     fresh = watch.take()
     assert fresh is not None
-    assert {"one", "two"} <= set(fresh.labels)
+    assert {"one", "two"} <= set(fresh.index.labels)
     assert watch.take() is None
 
 
@@ -117,8 +124,10 @@ def test_the_threshold_is_computed_before_the_index_is_given(
     watch.look()
     fresh = watch.take()
     assert fresh is not None
-    monkeypatch.setattr(fresh._contents, "fitted_threshold", lambda _far: pytest.fail("the next frame waits for it"))
-    assert fresh.threshold is not None
+    monkeypatch.setattr(
+        fresh.index._contents, "fitted_threshold", lambda _far: pytest.fail("the next frame waits for it")
+    )
+    assert fresh.index.threshold is not None
 
 
 def test_a_damaged_file_is_told_once_and_the_next_good_one_is_read(shop: Path, watch: IndexWatch) -> None:
@@ -147,15 +156,33 @@ def test_a_damaged_journal_is_told(shop: Path, watch: IndexWatch, unit_rows: Row
     assert (watch.take(), str(journal_of(shop)) in watch.take_trouble()) == (None, True)
 
 
-def test_an_index_of_another_model_is_told_and_not_given(
-    shop: Path, tmp_path: Path, watch: IndexWatch, write_model: WriteModel, make_card: MakeCard
+def test_an_index_of_another_model_than_the_given_is_told_and_not_given(
+    shop: Path, tmp_path: Path, model: Path, write_model: WriteModel, make_card: MakeCard
 ) -> None:
+    watch = IndexWatch(shop, loaded(shop, model), seen=file_state(shop))
     other = write_model(tmp_path / "other.onnx", card=make_card("b"), seed=2)
     Index.create(make_card("b"), other).save(shop)
     watch.look()
     assert (watch.take(), "made by the model" in watch.take_trouble()) == (None, True)
     watch.look()
     assert watch.take_trouble() == ""
+
+
+def test_an_index_whose_model_is_not_there_is_told_and_given_when_it_comes(
+    shop: Path, tmp_path: Path, watch: IndexWatch, write_model: WriteModel, make_card: MakeCard
+) -> None:
+    other = write_model(tmp_path / "other.onnx", card=make_card("b"), seed=2)
+    Index.create(make_card("b"), other).save(shop)
+    hidden = other.rename(tmp_path / "hidden.onnx")
+    watch.look()
+    assert (watch.take(), "the model of" in watch.take_trouble()) == (None, True)
+    hidden.rename(other)
+    watch.look(anyway=True)
+    fresh = watch.take()
+    assert fresh is not None
+    assert fresh.extractor is not None
+    assert fresh.extractor.card.spec.fingerprint == make_card("b").spec.fingerprint
+    fresh.extractor.close()
 
 
 def test_a_file_that_is_gone_is_told_once(shop: Path, watch: IndexWatch) -> None:
@@ -173,14 +200,14 @@ def test_whoever_asks_has_it_read_although_nothing_changed(shop: Path, make_card
             super().look(anyway=anyway)
             looked.set()
 
-    with Looking(shop, make_card(), seen=file_state(shop), interval=NEVER).start() as watch:
+    with Looking(shop, loaded(shop), seen=file_state(shop), interval=NEVER).start() as watch:
         watch.ask()
         assert looked.wait(WAIT)
         assert watch.take() is not None
 
 
 def test_closing_ends_the_thread_without_waiting_for_the_next_look(shop: Path, make_card: MakeCard) -> None:
-    watch = IndexWatch(shop, make_card(), seen=file_state(shop), interval=NEVER).start()
+    watch = IndexWatch(shop, loaded(shop), seen=file_state(shop), interval=NEVER).start()
     thread = watch._thread
     watch.close()
     assert thread is not None
@@ -202,7 +229,7 @@ def test_whatever_goes_wrong_while_looking_is_told_and_the_next_look_comes(
             message = "no memory"
             raise MemoryError(message)
 
-    with Failing(shop, make_card(), seen=(), interval=NEVER).start() as watch:
+    with Failing(shop, loaded(shop), seen=(), interval=NEVER).start() as watch:
         for _ in range(2):
             watch.ask()
             assert looks.acquire(timeout=WAIT)
@@ -213,6 +240,8 @@ def test_whatever_goes_wrong_while_looking_is_told_and_the_next_look_comes(
 HANGUPS = """
 import os, signal, sys
 from pathlib import Path
+from deepir.runtime.backend import BackendOptions
+from deepir.runtime.model_file import ModelFile
 from deepir.runtime.index_watch import IndexWatch, reads_again_at_sighup
 
 left = 50
@@ -224,7 +253,7 @@ def again(frame, event, argument):
         os.kill(os.getpid(), signal.SIGHUP)
     return again
 
-with reads_again_at_sighup(IndexWatch(Path("any"), None, seen=())):
+with reads_again_at_sighup(IndexWatch(Path("any"), ModelFile(Path("any"), None, BackendOptions()), seen=())):
     sys.settrace(again)
     os.kill(os.getpid(), signal.SIGHUP)
     sys.settrace(None)
@@ -257,47 +286,54 @@ def test_in_a_thread_of_another_program_signals_are_left_alone(watch: IndexWatch
     assert seen == [signal.getsignal(signal.SIGHUP)]
 
 
-class _Watches(list[IndexWatch]):
-    """The watches that a run makes; none looks by itself."""
+class _Watch(IndexWatch):
+    """Looks when it is told to, and knows when the loop has taken what it found."""
 
-    def make(self, *words: Any, **options: Any) -> IndexWatch:
-        self.append(IndexWatch(*words, **options, interval=NEVER))
-        return self[-1]
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options, interval=NEVER)
+        self._asked_for = threading.Semaphore(0)
 
+    def take(self) -> Fresh | None:
+        self._asked_for.release()
+        return super().take()
 
-class _Changing(ImageFiles):
-    """Frames of one picture; before some of them something happens."""
-
-    def __init__(self, image: Image, count: int, happens: dict[int, Callable[[], None]]) -> None:
-        super().__init__([], "changing")
-        self._image, self._count, self._happens = image, count, happens
-
-    def __iter__(self) -> Iterator[Frame]:
-        for number in range(self._count):
-            self._happens.get(number, lambda: None)()
-            yield Frame(number, self._image, 0.0, None, self.name)
+    def look_and_wait(self) -> None:
+        """Look; the loop has put what was found to use when it asks for the second time from now."""
+        self.look()
+        while self._asked_for.acquire(blocking=False):
+            pass
+        for _ in range(2):
+            assert self._asked_for.acquire(timeout=WAIT)
 
 
 @pytest.fixture
 def run_while(
-    shop: Path, stripes: Path, deepir_run: Command, monkeypatch: pytest.MonkeyPatch
+    shop: Path,
+    stripes: Path,
+    deepir_run: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    step_by_step: Callable[..., object],
 ) -> Callable[..., tuple[list[dict[str, Any]], Result]]:
     """run_while({2: change}) recognises six frames of the stripes, changes the index before the third, and looks."""
-    watches = _Watches()
-    monkeypatch.setattr(run_module, "IndexWatch", watches.make)
+    watches: list[_Watch] = []
+
+    def make(*words: Any, **options: Any) -> IndexWatch:
+        watches.append(_Watch(*words, **options))
+        return watches[-1]
+
+    monkeypatch.setattr(run_module, "IndexWatch", make)
 
     def run(changes: dict[int, Callable[[], object]], *words: object) -> tuple[list[dict[str, Any]], Result]:
         def happens(change: Callable[[], object]) -> Callable[[], None]:
             def both() -> None:
                 change()
-                watches[-1].look()
+                watches[-1].look_and_wait()
 
             return both
 
         image = np.zeros((48, 64, 3), np.uint8)
         image[::8] = 255
-        source = _Changing(image, 6, {number: happens(change) for number, change in changes.items()})
-        monkeypatch.setattr(run_module, "open_source", lambda _text, _patience: source)
+        step_by_step(image, 6, {number: happens(change) for number, change in changes.items()})
         result = deepir_run("anything", "--index", shop, *words)
         assert result.exit_code == 0, result.output
         return [json.loads(line) for line in result.stdout.splitlines()], result
@@ -321,14 +357,15 @@ def test_a_label_that_is_added_between_two_frames_is_known_from_the_next_on_and_
 def test_what_is_added_while_the_program_starts_is_not_overlooked(
     shop: Path, stripes: Path, run_while: RunWhile, deepir_index: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = run_module.Recogniser.open
+    opened = run_module.Index.open
 
-    def slowly(*words: Any, **options: Any) -> Any:
-        recogniser = opened(*words, **options)
+    def slowly(path: Path) -> Index:
+        monkeypatch.setattr(run_module.Index, "open", opened)
+        index = opened(path)
         assert deepir_index("add", shop, "stripes", stripes).exit_code == 0
-        return recogniser
+        return index
 
-    monkeypatch.setattr(run_module.Recogniser, "open", slowly)
+    monkeypatch.setattr(run_module.Index, "open", slowly)
     lines, _ = run_while({0: lambda: None}, "--threshold", 0.999)
     assert {line["label"] for line in lines} == {"stripes"}
 
@@ -362,18 +399,63 @@ def test_a_damaged_file_is_told_once_and_the_index_before_goes_on_answering(
 
     lines, result = run_while({2: tear, 4: lambda: None}, "-q", "--threshold", 0.5, "--margin", 0)
     assert [line["label"] for line in lines] == ["stripes"] * 6
-    assert result.stderr.count("warning: the index before goes on answering: ") == 1
+    assert result.stderr.count("warning: the index and model before go on answering: ") == 1
     assert result.stderr.count("\n") == 1
 
 
-def test_an_index_of_another_model_is_told_once_and_the_one_before_goes_on_answering(
-    shop: Path, tmp_path: Path, run_while: RunWhile, write_model: WriteModel, make_card: MakeCard
+def test_an_index_of_another_model_than_the_given_is_told_once_and_the_one_before_goes_on_answering(
+    shop: Path, tmp_path: Path, model: Path, run_while: RunWhile, write_model: WriteModel, make_card: MakeCard
 ) -> None:
     other = write_model(tmp_path / "other.onnx", card=make_card("b"), seed=2)
-    lines, result = run_while({2: lambda: Index.create(make_card("b"), other).save(shop)}, "--threshold", -1, "-q")
+    change = {2: lambda: Index.create(make_card("b"), other).save(shop)}
+    lines, result = run_while(change, "--threshold", -1, "-q", "--model", model)
     assert {line["status"] for line in lines} <= {"match", "ambiguous"}
     assert len(lines) == 6
     assert result.stderr.count("made by the model") == 1
+
+
+def test_with_an_index_of_another_model_that_model_answers_from_the_next_frame_on(
+    shop: Path, tmp_path: Path, run_while: RunWhile, write_model: WriteModel, make_card: MakeCard, unit_rows: Rows
+) -> None:
+    other = write_model(tmp_path / "other.onnx", card=make_card("b"), seed=2)
+
+    def rebuild() -> None:
+        index = Index.create(make_card("b"), other)
+        index.add("of another model", unit_rows(np.random.default_rng(0), 1), [""])
+        index.save(shop)
+
+    lines, result = run_while({2: rebuild}, "--threshold", -1, "--margin", 0)
+    labels = [line["label"] for line in lines]
+    assert len(labels) == 6
+    assert "of another model" not in labels[:2]
+    assert labels[2:] == ["of another model"] * 4
+    assert "read again: 1 items, 1 labels, model " in result.stderr
+
+
+def test_a_model_file_that_is_replaced_answers_from_the_next_frame_on(
+    model: Path, run_while: RunWhile, write_model: WriteModel, make_card: MakeCard
+) -> None:
+    def replace_model() -> None:
+        other = write_model(model.with_name("other.onnx"), card=make_card(), seed=3)
+        os.replace(other, model)
+
+    lines, result = run_while({3: replace_model}, "--threshold", -1, "--margin", 0)
+    similarities = [line["similarity"] for line in lines]
+    assert len(set(similarities[:3])) == len(set(similarities[3:])) == 1
+    assert similarities[0] != similarities[3]
+    assert "read again: 12 items, 4 labels, model " in result.stderr
+
+
+def test_a_model_file_that_is_torn_or_of_another_model_is_told_and_the_one_before_goes_on_answering(
+    model: Path, run_while: RunWhile, write_model: WriteModel, make_card: MakeCard
+) -> None:
+    changes = {
+        1: lambda: model.write_bytes(model.read_bytes()[:100]),
+        3: lambda: write_model(model, card=make_card("b"), seed=2),
+    }
+    lines, result = run_while(changes, "--threshold", -1)
+    assert len({line["similarity"] for line in lines}) == 1
+    assert result.stderr.count("warning: the index and model before go on answering: ") == 2
 
 
 def test_an_index_that_shrinks_while_it_answers_is_taken_too(
@@ -392,20 +474,28 @@ from deepir.runtime.cli import main
 from deepir.runtime.index_watch import IndexWatch
 from deepir.runtime.recording import ImageFiles
 
-looked = threading.Event()
+looked, used = threading.Event(), threading.Event()
 
 class Watch(IndexWatch):
     def __init__(self, *words, **options):
         super().__init__(*words, **options, interval=3600)
     def look(self, *, anyway=False):
         super().look(anyway=anyway)
+        self.takes = 0
         looked.set()
+    def take(self):
+        # what was found is put to use before the loop asks again
+        if looked.is_set():
+            self.takes += 1
+            if self.takes == 2:
+                used.set()
+        return super().take()
 
 class Source(ImageFiles):
     def __iter__(self):
         for number, frame in enumerate(super().__iter__()):
             # the second frame comes when the signal has been heeded
-            if number and not looked.wait(120):
+            if number and not used.wait(120):
                 sys.exit("no look after 120 seconds")
             yield frame
 

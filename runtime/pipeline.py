@@ -1,0 +1,220 @@
+"""Frames in, descriptors out: reading, preparing and the model each in a thread of its own, so that none waits."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TypeVar
+
+from deepir.card import ModelCard
+from deepir.inputs import InputGroup
+from deepir.runtime.boxes import Part, Parts
+from deepir.runtime.extractor import Extractor
+from deepir.runtime.frame import Frame, Source
+from deepir.runtime.handover import Handover
+from deepir.runtime.index import Index
+from deepir.runtime.recogniser import Described, Recogniser, described
+from deepir.runtime.roi import Roi
+
+_T = TypeVar("_T")
+
+_AHEAD = 2
+"""Things that wait between two threads: one to begin with at once, and one in the making."""
+
+_FAREWELL = 2.0
+"""Seconds that a thread gets to end: one that reads a silent pipe does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looking:
+    """Which frames are looked at, and what of them.
+
+    Attributes:
+        every: One of so many frames.
+        fps_max: No more frames a second of a live source; None for all.
+        roi: The part of each frame that is seen at all.
+        parts: The boxes of each frame to look at; None for the whole frame.
+    """
+
+    every: int = 1
+    fps_max: float | None = None
+    roi: Roi | None = None
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Looked:
+    """A frame with the descriptors of what was looked at.
+
+    Attributes:
+        frame: Of the source; of its region of interest, the part.
+        parts: Its boxes; one None for the whole frame.
+        queries: The descriptor of each.
+        index: What to compare them with: of the same model as the one that described them.
+    """
+
+    frame: Frame
+    parts: tuple[Part | None, ...]
+    queries: tuple[Described, ...]
+    index: Index
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    frame: Frame
+    parts: tuple[Part | None, ...]
+    batches: list[tuple[list[InputGroup], int]]
+    card: ModelCard
+    seconds: float
+
+
+class Pipeline:
+    """Takes a source's frames through the model of a recogniser; close it before the recogniser.
+
+    Of a live source only the newest prepared frame waits for the model; of files every frame does.
+
+    Args:
+        recogniser: Its model runs in the pipeline's own thread as long as this is open.
+        source: Is read here, and closed with this.
+        looking: At what.
+    """
+
+    def __init__(self, recogniser: Recogniser, source: Source, looking: Looking | None = None) -> None:
+        self._recogniser = recogniser
+        self._source = source
+        self._looking = looking or Looking()
+        self._read: Handover[Frame] = Handover(_AHEAD)
+        self._prepared: Handover[_Prepared] = Handover(1 if source.live else _AHEAD, newest=source.live)
+        self._looked: Handover[Looked] = Handover(_AHEAD)
+        self._fresh = threading.Lock()
+        self._fresh_index: Index | None = None
+        self._fresh_extractor: Extractor | None = None
+        # a camera has a thread already, and a frame of it that waits for another one is an old frame
+        frames: Iterable[Frame] = source if source.live else self._read
+        self._threads = [
+            _started("prepare", self._prepared, lambda: self._prepare(frames)),
+            _started("describe", self._looked, self._describe),
+        ]
+        if not source.live:
+            self._threads.append(_started("read", self._read, lambda: _hand(self._source, self._read)))
+
+    def take(self, seconds: float) -> Looked | None:
+        """The next frame; None when there was none in time, or no more comes.
+
+        Raises:
+            DeepIRError: What went wrong with the source or the model, after the frames before it.
+        """
+        return self._looked.take(seconds)
+
+    @property
+    def over(self) -> bool:
+        """Whether no more comes."""
+        return self._looked.over
+
+    def replace(self, index: Index, extractor: Extractor | None = None) -> None:
+        """Compare with another index, and describe with another model, from the next frame on that the model takes.
+
+        Args:
+            index: Of the model that describes from then on.
+            extractor: That model; None when it stays. The one before is closed when it is done.
+        """
+        with self._fresh:
+            if self._fresh_extractor is not None and extractor is not None:
+                self._fresh_extractor.close()
+            self._fresh_index = index
+            self._fresh_extractor = extractor or self._fresh_extractor
+
+    def close(self) -> None:
+        """Stop reading and wait for the threads."""
+        for handover in (self._looked, self._prepared, self._read):
+            handover.close()
+        if self._source.live:
+            self._source.close()
+        for thread in self._threads:
+            thread.join(_FAREWELL)
+        with self._fresh:
+            if self._fresh_extractor is not None:
+                self._fresh_extractor.close()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, frames: Iterable[Frame]) -> None:
+        for frame in _chosen(frames, self._looking, live=self._source.live):
+            parts = (None,) if self._looking.parts is None else self._looking.parts.of(frame)
+            if parts and not self._prepared.put(self._as_inputs(frame, parts, self._recogniser.extractor)):
+                return
+
+    def _describe(self) -> None:
+        for waited in self._prepared:
+            self._take_fresh()
+            extractor, index = self._recogniser.extractor, self._recogniser.index
+            fits = waited.card is extractor.card
+            prepared = waited if fits else self._as_inputs(waited.frame, waited.parts, extractor)
+            started = time.perf_counter()
+            rows = [row for groups, count in prepared.batches for row in extractor.run(groups, count)]
+            seconds = time.perf_counter() - started
+            milliseconds = {"prepare": 1000 * prepared.seconds, "describe": 1000 * seconds}
+            queries = tuple(described(row, milliseconds) for row in rows)
+            if not self._looked.put(Looked(prepared.frame, prepared.parts, queries, index)):
+                return
+
+    def _as_inputs(self, frame: Frame, parts: tuple[Part | None, ...], extractor: Extractor) -> _Prepared:
+        started = time.perf_counter()
+        boxes = [None if part is None else part.box for part in parts]
+        size = extractor.batch_size
+        batches = []
+        for chunk in (boxes[start : start + size] for start in range(0, len(boxes), size)):
+            batches.append((extractor.prepare([frame.image] * len(chunk), chunk), len(chunk)))
+        return _Prepared(frame, parts, batches, extractor.card, time.perf_counter() - started)
+
+    def _take_fresh(self) -> None:
+        with self._fresh:
+            index, extractor = self._fresh_index, self._fresh_extractor
+            self._fresh_index = self._fresh_extractor = None
+        if extractor is not None:
+            before, self._recogniser.extractor = self._recogniser.extractor, extractor
+            before.close()
+        if index is not None:
+            self._recogniser.index = index
+
+
+def _chosen(frames: Iterable[Frame], looking: Looking, *, live: bool) -> Iterator[Frame]:
+    begin = 0.0
+    for position, frame in enumerate(frames):
+        if position % looking.every:
+            continue
+        if live and looking.fps_max is not None:
+            if frame.captured < begin:
+                continue
+            # a frame that comes a little early counts, or a camera of 30 with 15 wished gives 10
+            begin = max(begin, frame.captured - 0.5 / looking.fps_max) + 1 / looking.fps_max
+        yield frame if looking.roi is None else replace(frame, image=looking.roi.cut(frame.image))
+
+
+def _hand(frames: Iterable[Frame], to: Handover[Frame]) -> None:
+    for frame in frames:
+        if not to.put(frame):
+            return
+
+
+def _started(name: str, target: Handover[_T], work: Callable[[], None]) -> threading.Thread:
+    """Do the work in a thread; whoever takes from the target hears of its end, and of its error."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # the thread that takes raises it
+            target.end(error)
+        else:
+            target.end()
+
+    thread = threading.Thread(target=run, name=f"deepir {name}", daemon=True)
+    thread.start()
+    return thread
