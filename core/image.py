@@ -100,8 +100,12 @@ def prepare(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | 
     resized = resize(image, spec, size, box)
     # (x / 255 - mean) / std as one multiplication and one subtraction
     scale, shift = pixel_scale(spec)
-    normalised = resized.astype(np.float32) * scale - shift
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+    images_nchw = np.empty((1, 3, *resized.shape[:2]), np.float32)
+    # channel by channel: arrays of three values along the last axis cost numpy eight times as much
+    for row, values_hw in enumerate(need("cv2").split(resized)):
+        np.multiply(values_hw, scale[row], out=images_nchw[0, row])
+        np.subtract(images_nchw[0, row], shift[row], out=images_nchw[0, row])
+    return images_nchw
 
 
 def pixel_scale(spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -75,5 +75,7 @@ def _size(array: Array, card: ModelCard) -> Size:
 
 
 def _join(members: list[tuple[int, list[Array]]], sizes: tuple[Size, ...], card: ModelCard) -> InputGroup:
-    joined = [np.concatenate(arrays) for arrays in zip(*(arrays for _, arrays in members), strict=True)]
+    columns = zip(*(arrays for _, arrays in members), strict=True)
+    # one picture, as of a camera, needs no copy
+    joined = [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]
     return InputGroup([row for row, _ in members], (*joined, *input_windows(card, sizes)))

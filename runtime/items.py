@@ -1,9 +1,9 @@
 """What an index knows of each stored view: its key, its label, the picture it came from, and metadata."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Item:
     @property
     def view(self) -> str:
         """The name of the picture without its folder."""
-        return PurePath(self.source).name
+        return os.path.basename(self.source)
 
 
 class ItemTable:
