@@ -100,6 +100,9 @@ def _entries(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _frame_of(entry: Mapping[str, Any]) -> int | str:
+    if not isinstance(entry, dict):
+        message = "it holds no names"
+        raise TypeError(message)
     for key in _FRAME:
         if key in entry:
             return int(entry[key])

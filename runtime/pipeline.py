@@ -186,15 +186,15 @@ class Pipeline:
 
 
 def _chosen(frames: Iterable[Frame], looking: Looking, *, live: bool) -> Iterator[Frame]:
-    begin = 0.0
+    due = 0.0
     for position, frame in enumerate(frames):
         if position % looking.every:
             continue
         if live and looking.fps_max is not None:
-            if frame.captured < begin:
+            if frame.captured < due:
                 continue
-            # a frame that comes a little early counts, or a camera of 30 with 15 wished gives 10
-            begin = max(begin, frame.captured - 0.5 / looking.fps_max) + 1 / looking.fps_max
+            # counted from when it was due, so that frames a little early or late do not lower the rate
+            due = max(due, frame.captured - 1 / looking.fps_max) + 1 / looking.fps_max
         yield frame if looking.roi is None else replace(frame, image=looking.roi.cut(frame.image))
 
 
