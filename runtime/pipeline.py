@@ -194,7 +194,8 @@ def _chosen(frames: Iterable[Frame], looking: Looking, *, live: bool) -> Iterato
             if frame.captured < due:
                 continue
             # counted from when it was due, so that frames a little early or late do not lower the rate
-            due = max(due, frame.captured - 1 / looking.fps_max) + 1 / looking.fps_max
+            late = frame.captured - due >= 1 / looking.fps_max
+            due = (frame.captured if late else due) + 1 / looking.fps_max
         yield frame if looking.roi is None else replace(frame, image=looking.roi.cut(frame.image))
 
 
