@@ -1,0 +1,176 @@
+"""Records on their way to another machine: kept in order while it is away, sent again until it has them."""
+
+import random
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from deepir.runtime.backoff import Backoff
+from deepir.runtime.clock import SYSTEM_CLOCK, Clock
+from deepir.runtime.result import Result
+from deepir.runtime.sink import SinkState
+
+Send = Literal["changes", "matches", "all"]
+SENDS: tuple[Send, ...] = get_args(Send)
+
+ROOM = 1000
+"""Records that wait while the other side is away; then the oldest is given up."""
+
+_FAREWELL = 5.0
+"""Seconds in which what waits may still be sent when the program ends."""
+
+_MOST_TRACKED = 256
+
+Record = Mapping[str, Any]
+
+
+class DeliveryError(Exception):
+    """It did not arrive, but may the next time; says why, without a password."""
+
+
+class RefusedError(DeliveryError):
+    """The other side does not want this record, and never will."""
+
+
+class Choice:
+    """Which answers are sent.
+
+    Args:
+        send: `all`; `matches`; or `changes`, where status or label differ from what was sent before, of each thing
+            that a tracker follows.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._before: OrderedDict[int | None, tuple[str, str | None]] = OrderedDict()
+
+    def takes(self, result: Result) -> bool:
+        """Whether this answer is one."""
+        shown = result.shown
+        if self._send != "changes":
+            return self._send == "all" or shown.status == "match"
+        thing = None if result.part is None else result.part.tracker
+        before, now = self._before.get(thing), (shown.status, shown.label)
+        self._before[thing] = now
+        self._before.move_to_end(thing)
+        if len(self._before) > _MOST_TRACKED:
+            self._before.popitem(last=False)
+        return now != before
+
+
+class Delivery:
+    """Sends records in a thread of its own, in order; a `Sink`.
+
+    Args:
+        name: In one word.
+        deliver: Sends one record; raises DeliveryError where that failed.
+        choice: Which answers become records.
+        room: How many may wait.
+        clock: For tests.
+        chance: For tests; numbers of 0 <= x < 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[Record], None],
+        choice: Choice,
+        *,
+        room: int = ROOM,
+        clock: Clock = SYSTEM_CLOCK,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self._deliver = deliver
+        self._choice = choice
+        self._room = room
+        self._clock = clock
+        self._backoff = Backoff(chance)
+        self._changed = threading.Condition()
+        self._waiting: deque[Record] = deque()
+        self._in_hand: Record | None = None
+        self._sent = self._dropped = 0
+        self._trouble = ""
+        self._until: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"deepir {name}", daemon=True)
+        self._thread.start()
+
+    def take(self, result: Result) -> None:
+        """Put an answer among those that wait, if it is one to send."""
+        if self._choice.takes(result):
+            self.put(result.record())
+
+    def put(self, record: Record) -> None:
+        """Put a record among those that wait."""
+        with self._changed:
+            if len(self._waiting) >= self._room:
+                self._waiting.popleft()
+                self._dropped += 1
+            self._waiting.append(record)
+            self._changed.notify_all()
+
+    @property
+    def state(self) -> SinkState:
+        """How it is doing."""
+        with self._changed:
+            waiting = len(self._waiting) + (self._in_hand is not None)
+            return SinkState(sent=self._sent, waiting=waiting, dropped=self._dropped, trouble=self._trouble)
+
+    def wait_for(self, happened: Callable[[SinkState], bool], seconds: float) -> bool:
+        """Wait until its state is such; False when it was not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: happened(self.state), seconds)
+
+    def close(self) -> None:
+        """Send what waits, for five seconds at most, and stop; what is left counts as dropped."""
+        with self._changed:
+            self._until = self._clock.now() + _FAREWELL
+            self._changed.notify_all()
+        self._thread.join(2 * _FAREWELL)
+
+    def _run(self) -> None:
+        while (record := self._next()) is not None:
+            trouble, dropped = "", 0
+            try:
+                self._deliver(record)
+            except RefusedError as error:
+                trouble, dropped = str(error), 1
+            except DeliveryError as error:
+                self._keep(record, str(error))
+                continue
+            self._backoff.reset()
+            with self._changed:
+                self._in_hand = None
+                self._sent += 1 - dropped
+                self._dropped += dropped
+                self._trouble = trouble
+                self._changed.notify_all()
+
+    def _next(self) -> Record | None:
+        """The next record to send; None when it is time to stop."""
+        with self._changed:
+            while True:
+                if self._until is not None and (self._clock.now() >= self._until or not self._has_work()):
+                    self._dropped += len(self._waiting) + (self._in_hand is not None)
+                    self._waiting.clear()
+                    self._in_hand = None
+                    return None
+                if self._in_hand is None and self._waiting:
+                    self._in_hand = self._waiting.popleft()
+                if self._in_hand is not None:
+                    return self._in_hand
+                self._changed.wait()
+
+    def _has_work(self) -> bool:
+        return self._in_hand is not None or bool(self._waiting)
+
+    def _keep(self, record: Record, trouble: str) -> None:
+        """Wait before the next try with the same record."""
+        with self._changed:
+            self._in_hand, self._trouble = record, trouble
+            self._changed.notify_all()
+            again = self._clock.now() + self._backoff.next()
+            while (now := self._clock.now()) < (again if self._until is None else min(again, self._until)):
+                end = again if self._until is None else min(again, self._until)
+                self._clock.wait(self._changed, end - now)

@@ -1,0 +1,143 @@
+"""Answers to an MQTT broker: each as a message, the newest and whether we are there as retained ones."""
+
+import json
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any
+
+from deepir.errors import OptionError
+from deepir.optional import need
+from deepir.runtime.delivery import Choice, Delivery, DeliveryError, Record
+from deepir.runtime.redact import without_password
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_TIMEOUT = 5.0
+_AT_LEAST_ONCE = 1
+_STATE = ("status", "label", "similarity", "seen_at", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """`mqtt://user:password@host:1883/topic`, or mqtts:// with TLS.
+
+    Attributes:
+        name: As it may be shown.
+        topic: Messages go to topic/result, topic/state and topic/status.
+    """
+
+    name: str
+    secure: bool
+    host: str
+    port: int
+    topic: str
+    user: str | None
+    password: str | None
+
+    @classmethod
+    def parse(cls, address: str) -> "BrokerAddress":
+        """Read an address.
+
+        Raises:
+            OptionError: Not such an address, or without a topic.
+        """
+        parts = urllib.parse.urlsplit(address)
+        topic = urllib.parse.unquote(parts.path).strip("/")
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if parts.scheme not in _PORTS or not host or not topic or set(topic) & set("#+"):
+            message = f"--mqtt takes mqtt://host/topic or mqtts://host/topic, got {without_password(address)}"
+            raise OptionError(message)
+        user = None if parts.username is None else urllib.parse.unquote(parts.username)
+        password = None if parts.password is None else urllib.parse.unquote(parts.password)
+        secure = parts.scheme == "mqtts"
+        return cls(without_password(address), secure, host, port or _PORTS[parts.scheme], topic, user, password)
+
+
+class Broker:
+    """A connection that comes back by itself; call it with each record. Not from two threads at once.
+
+    While it stands, topic/status holds `online`, retained; the broker makes `offline` of it when we are gone.
+
+    Raises:
+        MissingDependency: paho-mqtt is not installed.
+    """
+
+    def __init__(self, address: BrokerAddress) -> None:
+        paho = need("paho.mqtt.client")
+        self._paho = paho
+        self._address = address
+        self._why = f"{address.name} was not reached yet"
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        if address.user is not None:
+            client.username_pw_set(address.user, address.password)
+        if address.secure:
+            client.tls_set()
+        client.will_set(f"{address.topic}/status", "offline", qos=_AT_LEAST_ONCE, retain=True)
+        client.reconnect_delay_set(1, 30)
+        client.connect_timeout = _TIMEOUT
+        client.on_connect = self._connected
+        client.on_disconnect = self._lost
+        client.connect_async(address.host, address.port, keepalive=30)
+        client.loop_start()
+        self._client: Any = client
+
+    def __call__(self, record: Record) -> None:
+        """Publish one record, and wait until the broker has it.
+
+        Raises:
+            DeliveryError: It was not taken in five seconds, or there is no connection.
+        """
+        if not self._client.is_connected():
+            raise DeliveryError(self._why)
+        topic = self._address.topic
+        state = {key: record.get(key) for key in _STATE}
+        messages = [
+            self._client.publish(f"{topic}/state", json.dumps(state), qos=_AT_LEAST_ONCE, retain=True),
+            self._client.publish(f"{topic}/result", json.dumps(record), qos=_AT_LEAST_ONCE),
+        ]
+        try:
+            for message in messages:
+                message.wait_for_publish(_TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            text = f"{self._address.name} did not take a message: {error}"
+            raise DeliveryError(text) from error
+        if not all(message.is_published() for message in messages):
+            text = f"{self._address.name} did not take a message in {_TIMEOUT:g} seconds"
+            raise DeliveryError(text)
+
+    def close(self) -> None:
+        """Say that we are gone, and end the connection."""
+        if self._client.is_connected():
+            message = self._client.publish(f"{self._address.topic}/status", "offline", qos=_AT_LEAST_ONCE, retain=True)
+            message.wait_for_publish(_TIMEOUT)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _connected(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._why = f"{self._address.name} refuses the connection: {reason}"
+            return
+        client.publish(f"{self._address.topic}/status", "online", qos=_AT_LEAST_ONCE, retain=True)
+
+    def _lost(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._why = f"the connection to {self._address.name} was lost: {reason}"
+
+
+class MqttSink(Delivery):
+    """Sends answers to a broker; a `Sink`.
+
+    Raises:
+        OptionError: As of `BrokerAddress.parse`.
+        MissingDependency: paho-mqtt is not installed.
+    """
+
+    def __init__(self, address: str, choice: Choice) -> None:
+        self._broker = Broker(BrokerAddress.parse(address))
+        super().__init__("mqtt", self._broker, choice)
+
+    def close(self) -> None:
+        """Send what waits, for a few seconds at most, and say goodbye."""
+        super().close()
+        self._broker.close()
