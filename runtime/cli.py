@@ -14,6 +14,7 @@ from deepir.runtime.decide_cli import deciding_options, read_deciding
 from deepir.runtime.judgement_cli import judgement_options, read_judgement
 from deepir.runtime.roi import Roi
 from deepir.runtime.run import RunOptions, run
+from deepir.runtime.sinks_cli import read_sink_options, sink_options
 
 _DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
 _FILE = click.Path(path_type=Path)
@@ -42,6 +43,8 @@ def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool
 @click.option("--max-frames", type=int, help="Stop after so many frames.")
 @click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
 @click.option("--jsonl", type=_FILE, help="Write the JSON lines there instead of to stdout.")
+@sink_options
+@click.option("--health-file", type=_FILE, help="Say there once a second how it is going.")
 @click.option("--events", is_flag=True, help="A JSON line, too, when the camera is lost or comes back.")
 @click.option(
     "--on-lost",
@@ -78,6 +81,7 @@ def main(**options: Any) -> None:
             backend=read_backend_options(options),
             judgement=read_judgement(options),
             deciding=read_deciding(options),
+            sinks=read_sink_options(options),
             **options,
         )
     )

@@ -16,14 +16,17 @@ from deepir.runtime.backend import BackendOptions
 from deepir.runtime.boxes import Parts
 from deepir.runtime.camera_state import OnLost, Patience
 from deepir.runtime.decide import Deciding
+from deepir.runtime.health_file import HealthFile
 from deepir.runtime.index import Index
 from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
 from deepir.runtime.model_file import ModelFile
+from deepir.runtime.notify import Notifier
 from deepir.runtime.pipeline import Looking, Pipeline
 from deepir.runtime.progress import StatusLine
 from deepir.runtime.recogniser import Judgement, Recogniser
 from deepir.runtime.roi import Roi
 from deepir.runtime.run_report import NO_THRESHOLD, CameraNews, introduce, status_text, summary
+from deepir.runtime.sinks import SinkOptions, open_sinks
 from deepir.runtime.source import open_source
 from deepir.runtime.stop import Stop
 from deepir.runtime.video_sink import VideoSink
@@ -53,6 +56,8 @@ class RunOptions:
     events: bool = False
     quiet: bool = False
     on_lost: OnLost = "exit"
+    sinks: SinkOptions = field(default_factory=SinkOptions)
+    health_file: Path | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
@@ -83,7 +88,8 @@ def run(options: RunOptions) -> Vitals:
         recogniser = stack.enter_context(Recogniser(model.open(index), index, options.judgement))
         parts = _read_boxes(options)
         source = stack.enter_context(open_source(options.source, Patience(on_lost=options.on_lost)))
-        vitals = Vitals(recogniser, source)
+        health = None if options.health_file is None else HealthFile(options.health_file)
+        vitals = Vitals(recogniser, source, stack.enter_context(open_sinks(options.sinks)))
         outputs = stack.enter_context(_open_outputs(options, vitals))
         if recogniser.threshold is None:
             click.echo(NO_THRESHOLD, err=True)
@@ -94,9 +100,9 @@ def run(options: RunOptions) -> Vitals:
         looking = Looking(every=options.every, fps_max=options.fps_max, roi=options.roi, parts=parts)
         pipeline = stack.enter_context(Pipeline(recogniser, source, looking))
         answering = Answering(recogniser, options.deciding, outputs, live=source.live)
-        around = _Around(options, vitals, watch, outputs, stop)
+        around = _Around(options, outputs, watch, health)
         stack.callback(around.end)
-        _loop(pipeline, answering, around)
+        _loop(pipeline, answering, around, stop)
         if parts is not None and parts.frames and not parts.used:
             click.echo(f"warning: none of the {parts.frames} frames that {parts.path} names came", err=True)
     if stop.interrupted:
@@ -104,10 +110,11 @@ def run(options: RunOptions) -> Vitals:
     return vitals
 
 
-def _loop(pipeline: Pipeline, answering: Answering, around: "_Around") -> None:
+def _loop(pipeline: Pipeline, answering: Answering, around: "_Around", stop: Stop) -> None:
     left = around.options.max_frames
-    around.stop.looping()
-    while not (pipeline.over or around.stop.asked or left == 0):
+    stop.looping()
+    around.begin()
+    while not (pipeline.over or stop.asked or left == 0):
         around.look(pipeline)
         looked = pipeline.take(_BEAT)
         if looked is not None:
@@ -118,30 +125,51 @@ def _loop(pipeline: Pipeline, answering: Answering, around: "_Around") -> None:
 class _Around:
     """What the loop does besides answering: take what is fresh, tell how it is."""
 
-    def __init__(self, options: RunOptions, vitals: Vitals, watch: IndexWatch, outputs: Outputs, stop: Stop) -> None:
+    def __init__(self, options: RunOptions, outputs: Outputs, watch: IndexWatch, health: HealthFile | None) -> None:
         self.options = options
-        self.stop = stop
-        self._vitals = vitals
+        self._vitals = outputs.vitals
         self._watch = watch
+        self._health = health
+        self._notifier = Notifier()
         self._status = StatusLine(quiet=options.quiet)
-        self._news = CameraNews(vitals.source, outputs.lines if options.events else None, quiet=options.quiet)
+        lines = outputs.lines if options.events else None
+        self._news = CameraNews(outputs.vitals.source, lines, quiet=options.quiet)
+
+    def begin(self) -> None:
+        """All is open."""
+        self._notifier.ready()
 
     def look(self, pipeline: Pipeline) -> None:
+        """Once in a while, and between two frames."""
+        self._take_fresh(pipeline)
+        self._news.look()
+        if self._health is not None:
+            self._health.beat(self._vitals)
+        self._notifier.beat(self._text)
+        if self._status.due:
+            self._status.show(self._text())
+
+    def end(self) -> None:
+        """Nothing more is answered."""
+        self._notifier.stopping()
+        if self._health is not None:
+            self._health.end(self._vitals)
+        self._status.end()
+
+    def _text(self) -> str:
+        return status_text(self._vitals)
+
+    def _take_fresh(self, pipeline: Pipeline) -> None:
         fresh, trouble = self._watch.take(), self._watch.take_trouble()
         if trouble:
             click.echo(f"warning: the index and model before go on answering: {trouble}", err=True)
-        if fresh is not None:
-            pipeline.replace(fresh.index, fresh.extractor)
-            if not self.options.quiet:
-                items, labels = len(fresh.index), len(fresh.index.labels)
-                model = "" if fresh.extractor is None else f", model {fresh.extractor.backend.name}"
-                click.echo(f"index   read again: {items} items, {labels} labels{model}", err=True)
-        self._news.look()
-        if self._status.due:
-            self._status.show(status_text(self._vitals))
-
-    def end(self) -> None:
-        self._status.end()
+        if fresh is None:
+            return
+        pipeline.replace(fresh.index, fresh.extractor)
+        if not self.options.quiet:
+            items, labels = len(fresh.index), len(fresh.index.labels)
+            model = "" if fresh.extractor is None else f", model {fresh.extractor.backend.name}"
+            click.echo(f"index   read again: {items} items, {labels} labels{model}", err=True)
 
 
 def _read_boxes(options: RunOptions) -> Parts | None:

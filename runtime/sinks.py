@@ -1,0 +1,69 @@
+"""Where the answers of deepir-run go besides its JSON lines, opened and closed together."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepir.errors import OptionError
+from deepir.runtime.delivery import SENDS, Choice, Send
+from deepir.runtime.inbox_writer import INBOX_MB, InboxWriter
+from deepir.runtime.mqtt import BrokerAddress, MqttSink
+from deepir.runtime.sink import Sink
+from deepir.runtime.webhook import Webhook, open_webhook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """Which there are; checked when it is made.
+
+    Attributes:
+        webhook: http or https address; may hold user and password.
+        mqtt: mqtt or mqtts address with a topic; may hold user and password.
+        send: Which answers those two get.
+        inbox: Folder for pictures of what is unknown or ambiguous.
+        inbox_mb: The most that they may take there, in megabytes.
+
+    Raises:
+        OptionError: An address that is none, or no room in the inbox.
+    """
+
+    webhook: str | None = None
+    mqtt: str | None = None
+    send: Send = "changes"
+    inbox: Path | None = None
+    inbox_mb: float = INBOX_MB
+
+    def __post_init__(self) -> None:
+        if self.webhook is not None:
+            Webhook(self.webhook)
+        if self.mqtt is not None:
+            BrokerAddress.parse(self.mqtt)
+        if self.send not in SENDS:
+            message = f"--send takes {', '.join(SENDS)}, got {self.send}"
+            raise OptionError(message)
+        if not self.inbox_mb > 0:
+            message = f"--inbox-mb must be above 0, got {self.inbox_mb}"
+            raise OptionError(message)
+
+
+@contextlib.contextmanager
+def open_sinks(options: SinkOptions) -> Iterator[list[Sink]]:
+    """Open them; at the end each sends what waits, in a few seconds at most.
+
+    Raises:
+        InputError: The inbox cannot be made.
+        MissingDependency: paho-mqtt is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        sinks: list[Sink] = []
+        if options.inbox is not None:
+            sinks.append(InboxWriter(options.inbox, options.inbox_mb))
+            stack.callback(sinks[-1].close)
+        if options.webhook is not None:
+            sinks.append(open_webhook(options.webhook, Choice(options.send)))
+            stack.callback(sinks[-1].close)
+        if options.mqtt is not None:
+            sinks.append(MqttSink(options.mqtt, Choice(options.send)))
+            stack.callback(sinks[-1].close)
+        yield sinks
