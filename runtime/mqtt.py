@@ -46,7 +46,7 @@ class BrokerAddress:
             host, port = parts.hostname, parts.port
         except ValueError:
             host = port = None
-        if parts.scheme not in _PORTS or not host or not topic or set(topic) & set("#+"):
+        if parts.scheme not in _PORTS or not host or not topic or "+" in topic or "#" in address:
             message = f"--mqtt takes mqtt://host/topic or mqtts://host/topic, got {without_password(address)}"
             raise OptionError(message)
         user = None if parts.username is None else urllib.parse.unquote(parts.username)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,10 +23,13 @@ from deepir.runtime import roi_kernel
 from deepir.runtime import run as run_module
 from deepir.runtime.cli import main as run_main
 from deepir.runtime.frame import Frame
+from deepir.runtime.index import Index
 from deepir.runtime.index_cli import main as index_main
+from deepir.runtime.recogniser import Recognition
 from deepir.runtime.recording import ImageFiles
 from deepir.runtime.result import Result as Answer
 from deepir.runtime.vitals import Vitals
+from deepir.runtime.vote import Status
 from deepir.spec import ModelSpec
 
 SIZE = 32
@@ -177,6 +181,27 @@ Command = Callable[..., Result]
 @pytest.fixture
 def deepir_run() -> Command:
     return lambda *words: CliRunner().invoke(run_main, [str(word) for word in words])
+
+
+class NoIndex(Index):
+    """Stands for an index that nobody asks."""
+
+    def __init__(self) -> None:
+        """Nothing to open."""
+
+
+def make_answer(number: int = 0, label: str | None = "red", **words: Any) -> Answer:
+    """An answer to the frame of this number, captured at so many seconds; a match where it has a label."""
+    image = words.get("image", np.full((8, 12, 3), 100, np.uint8))
+    frame = Frame(number, image, float(number), None, "camera", 1_800_000_000.0 + number)
+    status: Status = words.get("status", "unknown" if label is None else "match")
+    recognition = Recognition(status, label, 0.7, 0.1, (("red", 0.7),), {"describe": 1.0}, (label,) if label else ())
+    return Answer(frame, recognition, 0.05, NoIndex(), words.get("query_1d"), None, words.get("part"))
+
+
+@pytest.fixture(scope="session", name="make_answer")
+def give_make_answer() -> Callable[..., Answer]:
+    return make_answer
 
 
 class StepByStep(ImageFiles):

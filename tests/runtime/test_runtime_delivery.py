@@ -1,0 +1,174 @@
+"""Records on their way: in order, again until they arrive, the oldest given up when too many wait."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from deepir.runtime.boxes import Part
+from deepir.runtime.delivery import SENDS, Choice, Delivery, DeliveryError, Record, RefusedError, Send
+from deepir.runtime.result import Result
+
+MakeAnswer = Callable[..., Result]
+
+WAIT = 60.0
+
+
+class FastClock:
+    """Fake time: whoever waits finds the time passed at once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.waits: list[float] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> float:
+        return self.seconds
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+        assert seconds is not None
+        self.waits.append(seconds)
+        self.seconds += seconds
+
+
+class OtherSide:
+    """Takes records, but first fails as told."""
+
+    def __init__(self, *failures: DeliveryError) -> None:
+        self.taken: list[int] = []
+        self._failures = list(failures)
+
+    def __call__(self, record: Record) -> None:
+        if self._failures:
+            raise self._failures.pop(0)
+        self.taken.append(record["frame"])
+
+
+def delivery(deliver: Callable[[Record], None], clock: FastClock | None = None, room: int = 1000) -> Delivery:
+    return Delivery("test", deliver, Choice("all"), room=room, clock=clock or FastClock(), chance=lambda: 0.0)
+
+
+def test_all_arrive_in_order(make_answer: MakeAnswer) -> None:
+    other = OtherSide()
+    sender = delivery(other)
+    for number in range(100):
+        sender.take(make_answer(number))
+    sender.close()
+    assert other.taken == list(range(100))
+    assert (sender.state.sent, sender.state.waiting, sender.state.dropped, sender.state.trouble) == (100, 0, 0, "")
+
+
+def test_a_record_is_sent_again_ever_more_slowly_until_it_arrives(make_answer: MakeAnswer) -> None:
+    clock = FastClock()
+    other = OtherSide(*[DeliveryError("nobody is there")] * 9)
+    sender = delivery(other, clock)
+    sender.take(make_answer(7))
+    assert sender.wait_for(lambda state: state.sent == 1, WAIT)
+    sender.close()
+    assert other.taken == [7]
+    assert clock.waits[:9] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_after_a_success_the_delays_begin_anew(make_answer: MakeAnswer) -> None:
+    clock = FastClock()
+    failure = DeliveryError("away")
+    failures = iter([failure, failure, None, failure, None])
+
+    def deliver(_record: Record) -> None:
+        if (error := next(failures)) is not None:
+            raise error
+
+    sender = delivery(deliver, clock)
+    sender.take(make_answer(1))
+    assert sender.wait_for(lambda state: state.sent == 1, WAIT)
+    sender.take(make_answer(2))
+    assert sender.wait_for(lambda state: state.sent == 2, WAIT)
+    sender.close()
+    assert clock.waits == [0.5, 1, 0.5]
+
+
+def test_the_trouble_is_told_while_it_lasts(make_answer: MakeAnswer) -> None:
+    again = threading.Event()
+
+    def deliver(_record: Record) -> None:
+        if not again.is_set():
+            message = "nobody is there"
+            raise DeliveryError(message)
+
+    sender = delivery(deliver)
+    sender.take(make_answer(1))
+    assert sender.wait_for(lambda state: state.trouble == "nobody is there" and state.waiting == 1, WAIT)
+    again.set()
+    assert sender.wait_for(lambda state: state.sent == 1, WAIT)
+    assert sender.state.trouble == ""
+    sender.close()
+
+
+def test_what_is_refused_is_given_up_and_the_next_goes_on(make_answer: MakeAnswer) -> None:
+    other = OtherSide(RefusedError("never"))
+    sender = delivery(other)
+    for number in range(3):
+        sender.take(make_answer(number))
+    assert sender.wait_for(lambda state: state.sent == 2, WAIT)
+    sender.close()
+    assert (other.taken, sender.state.dropped) == ([1, 2], 1)
+
+
+def test_when_too_many_wait_the_oldest_are_given_up_and_counted(make_answer: MakeAnswer) -> None:
+    begun, go = threading.Event(), threading.Event()
+    other = OtherSide()
+
+    def deliver(record: Record) -> None:
+        begun.set()
+        assert go.wait(WAIT)
+        other(record)
+
+    sender = delivery(deliver, room=3)
+    sender.take(make_answer(0))
+    assert begun.wait(WAIT)
+    for number in range(1, 9):
+        sender.take(make_answer(number))
+    assert (sender.state.waiting, sender.state.dropped) == (4, 5)
+    go.set()
+    sender.close()
+    assert other.taken == [0, 6, 7, 8]
+
+
+def test_at_the_end_what_cannot_be_sent_in_five_seconds_is_dropped(make_answer: MakeAnswer) -> None:
+    clock = FastClock()
+    asked = threading.Event()
+
+    def deliver(_record: Record) -> None:
+        asked.set()
+        message = "away"
+        raise DeliveryError(message)
+
+    sender = delivery(deliver, clock)
+    for number in range(4):
+        sender.take(make_answer(number))
+    assert asked.wait(WAIT)
+    sender.close()
+    assert (sender.state.sent, sender.state.waiting, sender.state.dropped) == (0, 0, 4)
+
+
+SEEN = ["red", "red", None, None, "blue", "red"]
+
+
+@pytest.mark.parametrize(
+    ("send", "numbers"), [("all", [0, 1, 2, 3, 4, 5]), ("matches", [0, 1, 4, 5]), ("changes", [0, 2, 4, 5])]
+)
+def test_what_is_sent(make_answer: MakeAnswer, send: Send, numbers: list[int]) -> None:
+    choice = Choice(send)
+    assert [number for number, label in enumerate(SEEN) if choice.takes(make_answer(number, label))] == numbers
+    assert send in SENDS
+
+
+def test_each_thing_that_a_tracker_follows_has_changes_of_its_own(make_answer: MakeAnswer) -> None:
+    choice = Choice("changes")
+    told = [
+        choice.takes(make_answer(number, label, part=Part((0, 0, 1, 1), tracker)))
+        for number, (tracker, label) in enumerate([(1, "red"), (2, "blue"), (1, "red"), (2, "blue"), (1, "blue")])
+    ]
+    assert told == [True, True, False, False, True]

@@ -1,0 +1,201 @@
+"""Answers to a real MQTT broker (mosquitto, skipped where it is not installed): while it is there, away, and back."""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+
+from deepir.errors import OptionError
+from deepir.runtime.delivery import Choice
+from deepir.runtime.mqtt import BrokerAddress, MqttSink
+from deepir.runtime.result import Result
+
+MakeAnswer = Callable[..., Result]
+
+WAIT = 60.0
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="needs the broker mosquitto: apt install mosquitto")
+
+
+class RealBroker:
+    """mosquitto on a port of this machine, with a user; can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        config = self._folder / "mosquitto.conf"
+        config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+        self._process = subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.DEVNULL)
+        for _ in range(1000):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                threading.Event().wait(0.01)
+        pytest.fail("mosquitto does not start")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Listener:
+    """Another program that subscribed to everything."""
+
+    def __init__(self, port: int) -> None:
+        self.heard: list[tuple[str, str, bool]] = []
+        self._changed = threading.Condition()
+        subscribed = threading.Event()
+        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        self._client.on_message = self._message
+        self._client.on_connect = lambda client, *_words: client.subscribe("#", qos=1)
+        self._client.on_subscribe = lambda *_words: subscribed.set()
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert subscribed.wait(WAIT)
+
+    def _message(self, _client: Any, _data: Any, message: Any) -> None:
+        with self._changed:
+            self.heard.append((message.topic, message.payload.decode(), message.retain))
+            self._changed.notify_all()
+
+    def frames(self) -> list[int]:
+        return [json.loads(payload)["frame"] for topic, payload, _ in self.heard if topic == "shop/door/result"]
+
+    def wait_for(self, happened: Callable[["Listener"], bool]) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: happened(self), WAIT)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RealBroker]:
+    made = RealBroker(tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def sink(broker: RealBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[MqttSink]:
+    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 0.1)
+    opened = MqttSink(f"mqtt://127.0.0.1:{broker.port}/shop/door", Choice("all"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def listen(broker: RealBroker) -> Iterator[Callable[[], Listener]]:
+    made: list[Listener] = []
+
+    def start() -> Listener:
+        made.append(Listener(broker.port))
+        return made[-1]
+
+    yield start
+    for listener in made:
+        listener.close()
+
+
+@needs_mosquitto
+def test_answers_arrive_in_order_and_the_newest_is_kept_for_who_comes_later(
+    broker: RealBroker, sink: MqttSink, listen: Callable[[], Listener], make_answer: MakeAnswer
+) -> None:
+    broker.start()
+    listener = listen()
+    for number in range(20):
+        sink.take(make_answer(number))
+    assert listener.wait_for(lambda one: len(one.frames()) == 20)
+    assert listener.frames() == list(range(20))
+    assert sink.wait_for(lambda state: state.sent == 20, WAIT)
+    late = listen()
+    assert late.wait_for(lambda one: len(one.heard) == 2)
+    kept = {topic: payload for topic, payload, retained in late.heard if retained}
+    assert kept["shop/door/status"] == "online"
+    assert json.loads(kept["shop/door/state"])["label"] == "red"
+
+
+@needs_mosquitto
+def test_answers_wait_for_a_broker_that_comes_late(
+    broker: RealBroker, sink: MqttSink, listen: Callable[[], Listener], make_answer: MakeAnswer
+) -> None:
+    for number in range(3):
+        sink.take(make_answer(number))
+    assert sink.wait_for(lambda state: bool(state.trouble) and state.waiting == 3, WAIT)
+    broker.start()
+    listener = listen()
+    assert listener.wait_for(lambda one: len(one.frames()) >= 3)
+    assert listener.frames() == [0, 1, 2]
+
+
+@needs_mosquitto
+def test_what_is_said_while_the_broker_is_away_arrives_when_it_is_back(
+    broker: RealBroker, sink: MqttSink, listen: Callable[[], Listener], make_answer: MakeAnswer
+) -> None:
+    broker.start()
+    sink.take(make_answer(0))
+    assert sink.wait_for(lambda state: state.sent == 1, WAIT)
+    broker.kill()
+    for number in (1, 2, 3):
+        sink.take(make_answer(number))
+    assert sink.wait_for(lambda state: bool(state.trouble), WAIT)
+    broker.start()
+    listener = listen()
+    assert listener.wait_for(lambda one: set(one.frames()) >= {2, 3})
+    assert sink.wait_for(lambda state: state.waiting == 0, WAIT)
+    # what was in hand when the broker died may come twice
+    assert sorted(set(listener.frames())) in ([1, 2, 3], [2, 3])
+    assert sink.state.dropped == 0
+
+
+@needs_mosquitto
+def test_a_program_that_is_gone_is_offline_whether_it_said_goodbye_or_not(
+    broker: RealBroker, listen: Callable[[], Listener]
+) -> None:
+    broker.start()
+    listener = listen()
+    for goodbye in (True, False):
+        one = MqttSink(f"mqtt://127.0.0.1:{broker.port}/shop/door", Choice("all"))
+        assert listener.wait_for(lambda heard: heard.heard[-1:] == [("shop/door/status", "online", False)])
+        if goodbye:
+            one.close()
+        else:
+            one._broker._client._sock.shutdown(socket.SHUT_RDWR)
+        assert listener.wait_for(lambda heard: ("shop/door/status", "offline", False) in heard.heard)
+        listener.heard.clear()
+        if not goodbye:
+            one.close()
+
+
+def test_an_address_is_read() -> None:
+    address = BrokerAddress.parse("mqtts://robot:p%40ss@broker.example/shop/door/")
+    assert (address.secure, address.host, address.port, address.topic) == (True, "broker.example", 8883, "shop/door")
+    assert (address.user, address.password) == ("robot", "p@ss")
+    assert "p%40ss" not in address.name
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["mqtt://host", "mqtt://host/", "http://host/topic", "mqtt://host/a/#", "mqtt://u:secret@host:port/topic", "topic"],
+)
+def test_what_is_no_address_is_refused_without_its_password(address: str) -> None:
+    with pytest.raises(OptionError, match="--mqtt takes mqtt://host/topic") as caught:
+        BrokerAddress.parse(address)
+    assert "secret" not in str(caught.value)

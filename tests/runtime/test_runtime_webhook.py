@@ -1,0 +1,178 @@
+"""Answers posted to real servers on this machine: one that is well, slow, broken, strict, or not there."""
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from deepir.errors import OptionError
+from deepir.runtime import webhook as module
+from deepir.runtime.delivery import Choice, Delivery
+from deepir.runtime.result import Result
+from deepir.runtime.webhook import TOKEN_VARIABLE, Webhook, open_webhook
+
+MakeAnswer = Callable[..., Result]
+
+WAIT = 60.0
+
+
+class Server:
+    """Answers with the given codes one after another, then with 200; keeps what it took."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+        self.taken: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                code = outer.codes.pop(0) if outer.codes else 200
+                if code == 200:
+                    outer.taken.append(json.loads(body))
+                outer.headers.append(dict(self.headers))
+                outer.paths.append(self.path)
+                self.send_response(code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_words: object) -> None:
+                """Say nothing."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.port = self._http.server_address[1]
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Delivery]]:
+    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 0.1)
+    made: list[Delivery] = []
+
+    def make(address: str) -> Delivery:
+        made.append(open_webhook(address, Choice("all")))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        sink.close()
+
+
+def test_each_answer_is_posted_as_its_json_object(
+    make_answer: MakeAnswer, server: Server, opened: Callable[[str], Delivery]
+) -> None:
+    sink = opened(f"http://127.0.0.1:{server.port}/seen?shop=3")
+    answers = [make_answer(number) for number in range(5)]
+    for answer in answers:
+        sink.take(answer)
+    assert sink.wait_for(lambda state: state.sent == 5, WAIT)
+    assert server.taken == [json.loads(json.dumps(answer.record())) for answer in answers]
+    assert set(server.paths) == {"/seen?shop=3"}
+    assert server.headers[0]["Content-Type"] == "application/json"
+    assert server.headers[0]["User-Agent"].startswith("deepir/")
+
+
+@pytest.mark.parametrize("code", [500, 503, 429, 408])
+def test_a_server_in_trouble_gets_the_answer_again(
+    make_answer: MakeAnswer, code: int, server: Server, opened: Callable[[str], Delivery]
+) -> None:
+    server.codes = [code]
+    sink = opened(f"http://127.0.0.1:{server.port}/")
+    sink.take(make_answer(1))
+    sink.take(make_answer(2))
+    assert sink.wait_for(lambda state: str(code) in state.trouble, WAIT)
+    assert sink.wait_for(lambda state: state.sent == 2, WAIT)
+    assert [record["frame"] for record in server.taken] == [1, 2]
+
+
+@pytest.mark.parametrize(("code", "words"), [(404, "answers 404"), (401, "answers 401"), (301, "points to")])
+def test_a_server_that_refuses_is_not_asked_again(
+    make_answer: MakeAnswer, code: int, words: str, server: Server, opened: Callable[[str], Delivery]
+) -> None:
+    server.codes = [code]
+    sink = opened(f"http://127.0.0.1:{server.port}/")
+    sink.take(make_answer(1))
+    assert sink.wait_for(lambda state: state.dropped == 1, WAIT)
+    assert words in sink.state.trouble
+    sink.take(make_answer(2))
+    assert sink.wait_for(lambda state: state.sent == 1, WAIT)
+    assert [record["frame"] for record in server.taken] == [2]
+
+
+def test_answers_wait_for_a_server_that_is_not_there_yet(
+    make_answer: MakeAnswer, opened: Callable[[str], Delivery]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    sink = opened(f"http://robot:secret@127.0.0.1:{port}/")
+    for number in range(3):
+        sink.take(make_answer(number))
+    assert sink.wait_for(lambda state: bool(state.trouble), WAIT)
+    assert "secret" not in sink.state.trouble
+    assert "does not answer" in sink.state.trouble
+    assert sink.state.waiting == 3
+
+
+def test_a_server_that_says_nothing_is_given_up_after_a_while(
+    make_answer: MakeAnswer, opened: Callable[[str], Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sink = opened(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        sink.take(make_answer(1))
+        assert sink.wait_for(lambda state: "timed out" in state.trouble, WAIT)
+
+
+def test_a_connection_that_the_server_closed_in_between_is_opened_again(server: Server) -> None:
+    post = Webhook(f"http://127.0.0.1:{server.port}/")
+    post({"frame": 1})
+    assert post._connection is not None
+    post._connection.sock.shutdown(socket.SHUT_RDWR)
+    post({"frame": 2})
+    post.close()
+    assert [record["frame"] for record in server.taken] == [1, 2]
+
+
+def test_user_and_password_of_the_address_or_a_token_are_sent_and_never_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    address = f"http://robot:p%40ss@127.0.0.1:{server.port}/"
+    with_password = Webhook(address)
+    with_password({"frame": 1})
+    expected = base64.b64encode(b"robot:p@ss").decode()
+    assert server.headers[-1]["Authorization"] == f"Basic {expected}"
+    assert "p%40ss" not in with_password.name
+    monkeypatch.setenv(TOKEN_VARIABLE, "token-1")
+    Webhook(f"http://127.0.0.1:{server.port}/")({"frame": 2})
+    assert server.headers[-1]["Authorization"] == "Bearer token-1"
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://host/", "host/path", "http://", "file:///etc/passwd", "http://user:secret@host:port/"]
+)
+def test_what_is_no_web_address_is_refused_without_its_password(address: str) -> None:
+    with pytest.raises(OptionError, match="--webhook takes an http:// or https:// address") as caught:
+        Webhook(address)
+    assert "secret" not in str(caught.value)
