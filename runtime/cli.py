@@ -12,6 +12,7 @@ from deepir.runtime.camera_list import list_cameras
 from deepir.runtime.camera_state import ON_LOST
 from deepir.runtime.decide_cli import deciding_options, read_deciding
 from deepir.runtime.judgement_cli import judgement_options, read_judgement
+from deepir.runtime.page_address import PageAddress
 from deepir.runtime.roi import Roi
 from deepir.runtime.run import RunOptions, run
 from deepir.runtime.sinks_cli import read_sink_options, sink_options
@@ -44,6 +45,9 @@ def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool
 @click.option("--save", type=_FILE, help="Write the annotated video (.webm, .mp4, .avi).")
 @click.option("--jsonl", type=_FILE, help="Write the JSON lines there instead of to stdout.")
 @sink_options
+@click.option(
+    "--page", metavar="[HOST:]PORT", help="Serve a live page there; on this machine only unless HOST is wider."
+)
 @click.option("--health-file", type=_FILE, help="Say there once a second how it is going.")
 @click.option("--events", is_flag=True, help="A JSON line, too, when the camera is lost or comes back.")
 @click.option(
@@ -74,10 +78,11 @@ def main(**options: Any) -> None:
       deepir-run rtsp://user:secret@host/stream --index shop.usearch --on-lost wait
       deepir-run walk.mp4 --index shop.usearch --save walk.webm --jsonl walk.jsonl
     """  # noqa: D301 click needs the character
-    roi = options.pop("roi")
+    roi, page = options.pop("roi"), options.pop("page")
     run(
         RunOptions(
             roi=None if roi is None else Roi.parse(roi),
+            page=None if page is None else PageAddress.parse(page),
             backend=read_backend_options(options),
             judgement=read_judgement(options),
             deciding=read_deciding(options),

@@ -1,10 +1,12 @@
 """Pictures from a pipe: JPEG files one after another, as ffmpeg -f image2pipe and many cameras write them."""
 
+import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, cast
 
 from deepir.errors import InputError
 from deepir.image import decode_image
@@ -24,6 +26,28 @@ class Pipe(Protocol):
 
     def read1(self, size: int, /) -> bytes:
         """What is there, up to so many bytes; waits for the first one, and is empty at the end."""
+
+
+class DescriptorPipe:
+    """A file descriptor as such a stream.
+
+    sys.stdin.buffer holds a lock while it waits, and Python dies when it ends while a thread holds that.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read1(self, size: int, /) -> bytes:
+        return os.read(self._descriptor, size)
+
+
+def standard_input() -> Pipe:
+    """What is piped into this program."""
+    try:
+        return DescriptorPipe(sys.stdin.fileno())
+    except (OSError, ValueError):
+        # of a program that put something else in its place
+        return cast("Pipe", sys.stdin.buffer)
 
 
 class JpegPipe:

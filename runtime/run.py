@@ -21,6 +21,8 @@ from deepir.runtime.index import Index
 from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
 from deepir.runtime.model_file import ModelFile
 from deepir.runtime.notify import Notifier
+from deepir.runtime.page import Page
+from deepir.runtime.page_address import PageAddress
 from deepir.runtime.pipeline import Looking, Pipeline
 from deepir.runtime.progress import StatusLine
 from deepir.runtime.recogniser import Judgement, Recogniser
@@ -58,6 +60,7 @@ class RunOptions:
     on_lost: OnLost = "exit"
     sinks: SinkOptions = field(default_factory=SinkOptions)
     health_file: Path | None = None
+    page: PageAddress | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
@@ -73,7 +76,7 @@ class RunOptions:
             check_video_path(self.save)
 
 
-def run(options: RunOptions) -> Vitals:
+def run(options: RunOptions) -> None:
     """Recognise every chosen frame of the source; the errors are those of its parts.
 
     Reading, preparing and the model overlap (see `Pipeline`); search and decision run here. SIGTERM ends it like the
@@ -90,11 +93,9 @@ def run(options: RunOptions) -> Vitals:
         source = stack.enter_context(open_source(options.source, Patience(on_lost=options.on_lost)))
         health = None if options.health_file is None else HealthFile(options.health_file)
         vitals = Vitals(recogniser, source, stack.enter_context(open_sinks(options.sinks)))
+        page = None if options.page is None else stack.enter_context(Page(vitals, options.index_path, options.page))
         outputs = stack.enter_context(_open_outputs(options, vitals))
-        if recogniser.threshold is None:
-            click.echo(NO_THRESHOLD, err=True)
-        if not options.quiet:
-            introduce(recogniser, source, options.index_path)
+        _introduce(vitals, page, options)
         watch = stack.enter_context(IndexWatch(options.index_path, model, seen=seen).start())
         stack.enter_context(reads_again_at_sighup(watch))
         looking = Looking(every=options.every, fps_max=options.fps_max, roi=options.roi, parts=parts)
@@ -107,7 +108,17 @@ def run(options: RunOptions) -> Vitals:
             click.echo(f"warning: none of the {parts.frames} frames that {parts.path} names came", err=True)
     if stop.interrupted:
         raise KeyboardInterrupt
-    return vitals
+
+
+def _introduce(vitals: Vitals, page: Page | None, options: RunOptions) -> None:
+    if vitals.recogniser.threshold is None:
+        click.echo(NO_THRESHOLD, err=True)
+    if not options.quiet:
+        introduce(vitals.recogniser, vitals.source, options.index_path)
+    if page is not None:
+        page.start()
+        # also with --quiet: nobody could guess the token, or the port that 0 took
+        click.echo(f"page    {page.url}", err=True)
 
 
 def _loop(pipeline: Pipeline, answering: Answering, around: "_Around", stop: Stop) -> None:

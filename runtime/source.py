@@ -18,11 +18,10 @@ A file that is called like a camera or a pattern is meant with its folder: ./cam
 """
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from deepir.errors import InputError
 from deepir.image import SUFFIXES, list_images
@@ -32,7 +31,7 @@ from deepir.runtime.camera_reader import Opener
 from deepir.runtime.camera_state import Patience
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.gstreamer_camera import check_gstreamer, opener_of_csi, opener_of_pipeline
-from deepir.runtime.jpeg_pipe import JpegPipe, Pipe
+from deepir.runtime.jpeg_pipe import JpegPipe, standard_input
 from deepir.runtime.local_camera import opener_of_name, opener_of_node, opener_of_number
 from deepir.runtime.network_camera import opener_of_address
 from deepir.runtime.picture_words import is_pattern, listed_images, matching_images
@@ -114,7 +113,7 @@ def open_source(text: str | Path, patience: Patience | None = None) -> Source:
     if word.kind == "path":
         return _open_path(Path(word.value))
     if word.kind == "stdin":
-        return JpegPipe(cast("Pipe", sys.stdin.buffer), "stdin")
+        return JpegPipe(standard_input(), "stdin")
     # without it the thread would fail, again and again
     need("cv2")
     if word.kind in {"csi", "pipeline"}:

@@ -1,7 +1,11 @@
 """Concatenated JPEG files, cut where they end, however the bytes arrive."""
 
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -85,3 +89,16 @@ def test_frames_are_numbered_and_decoded(picture: Callable[..., Image], rng: np.
 def test_what_is_no_jpeg_is_refused(content: bytes, says: str) -> None:
     with pytest.raises(InputError, match=says):
         list(split_jpegs(io.BytesIO(content), "pipe"))
+
+
+def test_a_program_that_waits_for_pictures_ends_at_sigterm(shop: Path) -> None:
+    words = [sys.executable, "-m", "deepir.runtime.cli", "-", "--index", str(shop)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(b"source"):
+                break
+        # nothing comes through the pipe, and nobody closes it
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert b"0 frames" in process.stderr.read()

@@ -1,6 +1,8 @@
 """deepir-run looks at boxes and regions, tells of its camera, and votes for each thing that a tracker follows."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from deepir.image import Image
+from deepir.runtime.model_file import ModelFile
 
 Picture = Callable[..., Image]
 Command = Callable[..., Result]
@@ -128,3 +131,11 @@ def test_a_camera_that_is_lost_and_comes_back_is_told(events: bool, shop: Path, 
     assert "camera  test://64x48@50?drop=300ms is lost: " in result.stderr
     assert "camera  test://64x48@50?drop=300ms is live" in result.stderr
     assert all({"kind", "sentence"} == set(line["trouble"]) for line in lines if line.get("status") == "lost")
+
+
+def test_sigterm_while_the_model_is_loaded_ends_the_program_at_once(
+    shop: Path, shelf: Path, deepir_run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelFile, "open", lambda *_words: os.kill(os.getpid(), signal.SIGTERM))
+    result = deepir_run(shelf, "--index", shop)
+    assert (result.exit_code, result.output) == (0, "")
