@@ -75,7 +75,7 @@ class Cuda(Protocol):
         """Start to copy from the GPU into a contiguous array."""
 
     def synchronise(self, stream: int) -> None:
-        """Wait until the stream has done everything."""
+        """Wait until the stream has done everything; it may be another library's, or 1, CUDA's default stream."""
 
     def begin_capture(self, stream: int) -> None:
         """From now on the stream notes what it is given instead of doing it."""

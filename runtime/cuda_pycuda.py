@@ -93,7 +93,10 @@ class PyCuda:
         self._call("memcpy_dtoh_async", self._driver.memcpy_dtoh_async, host, pointer, self._owned[stream])
 
     def synchronise(self, stream: int) -> None:
-        self._call("synchronize", self._owned[stream].synchronize)
+        if stream in self._owned:
+            self._call("synchronize", self._owned[stream].synchronize)
+        else:  # of another library, which pycuda has no object for
+            _libcuda("cuStreamSynchronize", ctypes.c_void_p(stream))
 
     def begin_capture(self, stream: int) -> None:
         # thread-local: what other threads do with the GPU must not break the capture

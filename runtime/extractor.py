@@ -1,16 +1,19 @@
 """Images in, descriptors out, in batches."""
 
 import contextlib
+import os
+import threading
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
-from deepir.errors import ModelError, OptionError
+from deepir.errors import EngineError, ModelError, OptionError
 from deepir.image import Box, Image
 from deepir.inputs import InputGroup, model_inputs
 from deepir.reading import read_images
@@ -23,6 +26,8 @@ BATCH_SIZE = 8
 
 class Extractor:
     """Describes images with a model.
+
+    Any thread may call it: runs of the model take turns. It belongs to the process that opened it.
 
     Attributes:
         backend: The loaded model.
@@ -37,6 +42,10 @@ class Extractor:
         self.backend = backend
         self.batch_size = batch_size
         self.why = why
+        self._process = os.getpid()
+        # the same thread may come again: a signal's handler that closes it in the middle of a run
+        self._turn = threading.RLock()
+        self._closed = False
 
     @classmethod
     def open(
@@ -93,22 +102,28 @@ class Extractor:
 
         Raises:
             ModelError: As of `describe`.
+            EngineError: The model was closed, or opened before this process was forked.
         """
+        # before the lock, which a fork may have copied while it was held
+        if os.getpid() != self._process:
+            message = (
+                "this model was opened before the process was forked, and neither threads nor a GPU survive that: "
+                "open it after the fork, or start the process by spawn"
+            )
+            raise EngineError(message)
         descriptors_nd = np.empty((count, self.spec.dim), dtype=np.float32)
-        for group in groups:
-            described = self.backend.run(*group.arrays)
-            if described.shape != (len(group.rows), self.spec.dim):
-                message = (
-                    f"the model gives descriptors {described.shape} for {len(group.rows)} images, its card says "
-                    f"{self.spec.dim} values each: export it again"
-                )
-                raise ModelError(message)
-            descriptors_nd[group.rows] = described
+        with self._turn:
+            for group in groups:
+                descriptors_nd[group.rows] = self._run(group)
         return descriptors_nd
 
     def close(self) -> None:
-        """Give the model's memory back."""
-        self.backend.close()
+        """Give the model's memory back, when the run of another thread is over; in a forked process do nothing."""
+        if os.getpid() != self._process:
+            return
+        with self._turn:
+            self._closed = True
+            self.backend.close()
 
     def __enter__(self) -> "Extractor":
         return self
@@ -117,6 +132,23 @@ class Extractor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        message = "an Extractor holds a loaded model and cannot be pickled: pass the model's path and open it there"
+        raise TypeError(message)
+
+    def _run(self, group: InputGroup) -> Descriptors:
+        if self._closed:
+            message = "this model was closed: open it again"
+            raise EngineError(message)
+        described = self.backend.run(*group.arrays)
+        if described.shape != (len(group.rows), self.spec.dim):
+            message = (
+                f"the model gives descriptors {described.shape} for {len(group.rows)} images, its card says "
+                f"{self.spec.dim} values each: export it again"
+            )
+            raise ModelError(message)
+        return described
 
     def _described(self, images: Sequence[Image], boxes: Sequence[Box | None] | None = None) -> Descriptors:
         return self.run(self.prepare(images, boxes), len(images))

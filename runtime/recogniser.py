@@ -1,64 +1,28 @@
 """Image in, label out: the object to embed in a robot's program."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.errors import InputError, OptionError
-from deepir.image import Image
-from deepir.label_tree import common_ancestor
+from deepir.errors import InputError
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
-from deepir.runtime.items import Metadata
-from deepir.runtime.label_search import TIE, Hit
-from deepir.runtime.vote import Status
+from deepir.runtime.judgement import TOP_LABELS, Judgement, Recognition
+from deepir.runtime.pixels import Order, as_boxes, as_image
 
-TOP_LABELS = 5
+__all__ = ["TOP_LABELS", "Described", "Judgement", "Recogniser", "Recognition", "described", "find_model"]
 
-_GROWTH = 4
-"""An answer that may be one of so many labels that more might be is searched again for so many times as many."""
+_WARMUPS = 3
+"""An engine runs a shape plainly, then notes it as a CUDA graph, then runs the graph."""
 
 _SHORTEST = 0.5
 """A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recognition:
-    """What one image shows.
-
-    Attributes:
-        status: `unknown` when the best similarity is below the threshold; `ambiguous` when the second label is nearer
-            than the margin, so that the two cannot be told apart; else `match`.
-        label: Of a match. Of an ambiguous answer what its labels have in common (`brand/product` of
-            `brand/product/500g` and `brand/product/1kg`), None where that is nothing; None when unknown.
-        similarity: Of the best view, -1..1; 0 for an empty index or a blank picture.
-        margin: How far the second label is behind, 0..2; None when there is none.
-        top: The best labels with the similarity of their best view, best first.
-        milliseconds: Time spent in `prepare`, `describe` and `search`.
-        candidates: The labels that it may be, best first: one of a match, more when ambiguous, none when unknown.
-        hit: The most similar view with its metadata; None for an empty index or a blank picture.
-    """
-
-    status: Status
-    label: str | None
-    similarity: float
-    margin: float | None
-    top: tuple[tuple[str, float], ...]
-    milliseconds: dict[str, float]
-    candidates: tuple[str, ...] = ()
-    hit: Hit | None = None
-
-    @property
-    def metadata(self) -> Metadata:
-        """What was stored with the most similar view."""
-        return {} if self.hit is None else self.hit.metadata
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,91 +44,13 @@ def described(query_1d: NDArray[np.float32], milliseconds: dict[str, float]) -> 
     return Described(None if blank else query_1d, milliseconds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """When an answer counts.
-
-    Attributes:
-        threshold: Least similarity, -1..1; `auto` is the one stored in the index.
-        margin: Least distance to the second label, 0..1; `auto` is the one stored in the index; 0 for never ambiguous.
-        top_labels: How many labels each answer lists.
-
-    Raises:
-        OptionError: A value out of range.
-    """
-
-    threshold: float | Literal["auto"] = "auto"
-    margin: float | Literal["auto"] = "auto"
-    top_labels: int = TOP_LABELS
-
-    def __post_init__(self) -> None:
-        if self.threshold != "auto" and not -1 <= self.threshold <= 1:
-            message = f"the threshold must be auto or between -1 and 1, got {self.threshold}"
-            raise OptionError(message)
-        if self.margin != "auto" and not 0 <= self.margin <= 1:
-            message = f"the margin must be auto or between 0 and 1, got {self.margin}"
-            raise OptionError(message)
-        if self.top_labels < 1:
-            message = f"the number of labels to list must be 1 or more, got {self.top_labels}"
-            raise OptionError(message)
-
-    def threshold_of(self, index: Index) -> float | None:
-        """The threshold for this index; None when it has fewer than two labels: then all is known."""
-        if self.threshold != "auto":
-            return float(self.threshold)
-        return None if index.threshold is None else index.threshold.value
-
-    def margin_of(self, index: Index) -> float:
-        """The margin for this index."""
-        return index.margin if self.margin == "auto" else float(self.margin)
-
-    def search(self, query_1d: NDArray[np.float32], index: Index) -> list[Hit]:
-        """The best view of each of the best labels: as many as are listed, and enough to judge by.
-
-        That is two, so that there is a margin, and all within the margin as long as they share a branch: what they have
-        in common must not depend on how many are listed.
-        """
-        wanted, margin = max(2, self.top_labels), self.margin_of(index)
-        while True:
-            hits = index.search_labels(query_1d, wanted)
-            more = margin > 0 and len(hits) == wanted and hits[-1].similarity > hits[0].similarity - margin - TIE
-            if not more or common_ancestor(_candidates(hits, margin)) is None:
-                return hits
-            wanted *= _GROWTH
-
-    def judge(self, hits: Sequence[Hit], index: Index, milliseconds: dict[str, float]) -> Recognition:
-        """The answer that the best view of each label, best first, gives."""
-        threshold, margin = self.threshold_of(index), self.margin_of(index)
-        similarity = hits[0].similarity if hits else 0.0
-        known = bool(hits) and (threshold is None or similarity >= threshold)
-        candidates = _candidates(hits, margin) if known else ()
-        return Recognition(
-            status="unknown" if not known else "match" if len(candidates) == 1 else "ambiguous",
-            label=common_ancestor(candidates),
-            similarity=similarity,
-            margin=max(0.0, similarity - hits[1].similarity) if len(hits) > 1 else None,
-            top=tuple((hit.label, hit.similarity) for hit in hits[: self.top_labels]),
-            milliseconds=milliseconds,
-            candidates=candidates,
-            hit=hits[0] if hits else None,
-        )
-
-
-def _candidates(hits: Sequence[Hit], margin: float) -> tuple[str, ...]:
-    """The first label, and those that are nearer to it than the margin.
-
-    A label that lost a tie by its other views may have the more similar best view, even without a margin.
-    """
-    near = [hit for hit in hits[1:] if margin > 0 and hit.similarity > hits[0].similarity - margin]
-    return tuple(hit.label for hit in (hits[0], *near))
-
-
 class Recogniser:
-    """A model and its index. Call it with an RGB image; not from two threads at once.
+    """A model and its index. Call it with a picture, from any thread: calls take turns at the model.
 
     Attributes:
-        extractor: Describes the images.
-        index: What they are compared with; another one of the same model may be put in its place between two calls.
+        extractor: Describes the pictures.
+        index: What they are compared with; another one of the same model may be put in its place at any time, and each
+            answer comes from one of them.
         judgement: When an answer counts.
     """
 
@@ -209,27 +95,70 @@ class Recogniser:
             extractor.close()
             raise
 
-    def __call__(self, image: Image) -> Recognition:
-        """Recognise one image, uint8 (H, W, 3) RGB.
+    def __call__(self, picture: Any, *, order: Order = "rgb") -> Recognition:
+        """Recognise one picture.
+
+        Args:
+            picture: uint8 (H, W, 3), (H, W, 4) or (H, W): numpy, torch, cupy, PIL and others, see
+                `deepir.runtime.pixels`.
+            order: Of its channels; OpenCV's pictures are `bgr`.
 
         Raises:
-            ShapeError: Not such an image.
+            ShapeError: Not such a picture.
             ModelError: The model gives NaN.
+            EngineError: The model was closed, or opened before this process was forked.
         """
-        return self.answer(self.describe(image))
+        return self.answer(self.describe(picture, order=order))
 
-    def describe(self, image: Image) -> Described:
-        """The descriptor of one image, for searches of your own.
+    def boxes(self, picture: Any, boxes: Any, *, order: Order = "rgb") -> list[Recognition]:
+        """Recognise what lies in each box of a picture, several in one run of the model.
+
+        Args:
+            picture: As of a call.
+            boxes: (N, 4) x1, y1, x2, y2 in pixels, an array or a list, or an object with such an `xyxy`, as
+                supervision's Detections; cut to the picture.
+            order: As of a call.
+
+        Returns:
+            One answer for each box, in order; their times for `prepare` and `describe` are those of all together.
 
         Raises:
+            ShapeError: Nothing of the picture lies in a box; names it.
             As of a call.
         """
+        image = as_image(picture, order)
+        corners = as_boxes(boxes, image)
+        extractor, prepare, describe = self.extractor, 0.0, 0.0
+        rows: list[NDArray[np.float32]] = []
+        for start in range(0, len(corners), extractor.batch_size):
+            chunk = corners[start : start + extractor.batch_size]
+            started = time.perf_counter()
+            groups = extractor.prepare([image] * len(chunk), chunk)
+            prepared = time.perf_counter()
+            rows += list(extractor.run(groups, len(chunk)))
+            prepare, describe = prepare + prepared - started, describe + time.perf_counter() - prepared
+        times = {"prepare": 1000 * prepare, "describe": 1000 * describe}
+        index = self.index
+        return [self.answer(described(row, times), index) for row in rows]
+
+    def describe(self, picture: Any, *, order: Order = "rgb") -> Described:
+        """The descriptor of one picture, for searches of your own.
+
+        Args and Raises: as of a call.
+        """
         started = time.perf_counter()
-        groups = self.extractor.prepare([image])
+        extractor = self.extractor
+        groups = extractor.prepare([as_image(picture, order)])
         prepared = time.perf_counter()
-        descriptors_nd = self.extractor.run(groups, 1)
+        descriptors_nd = extractor.run(groups, 1)
         times = {"prepare": prepared - started, "describe": time.perf_counter() - prepared}
         return described(descriptors_nd[0], {step: 1000 * seconds for step, seconds in times.items()})
+
+    def warmup(self) -> None:
+        """Recognise noise a few times, so that the first picture of the camera does not wait for memory and kernels."""
+        noise = np.random.default_rng(0).integers(0, 256, (*self.extractor.spec.size, 3), dtype=np.uint8)
+        for _ in range(_WARMUPS):
+            self(noise)
 
     def answer(self, query: Described, index: Index | None = None) -> Recognition:
         """What the index says of a descriptor.
@@ -245,8 +174,12 @@ class Recogniser:
         return self.judgement.judge(hits, index, {**query.milliseconds, "search": search})
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Give the model's memory back, when the call of another thread is over."""
         self.extractor.close()
+
+    def __reduce__(self) -> NoReturn:
+        message = "a Recogniser holds a loaded model and cannot be pickled: pass the index's path and open it there"
+        raise TypeError(message)
 
     def __enter__(self) -> "Recogniser":
         return self

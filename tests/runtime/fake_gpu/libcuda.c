@@ -14,7 +14,7 @@ typedef struct { int capturing, spoiled; Graph noted; } Stream;
 
 static _Thread_local int depth;
 static int live[5]; /* memory, pinned memory, streams, graphs, graphs ready to launch */
-static int retained, launches;
+static int retained, launches, default_waits;
 static const char *const names[] = {"memory", "pinned", "streams", "graphs", "executables"};
 
 #define NEED_CONTEXT if (!depth) return NO_CONTEXT
@@ -60,6 +60,7 @@ int cuStreamCreate(Stream **stream, unsigned flags) {
 int cuStreamDestroy_v2(Stream *stream) { return give(stream, 2); }
 int cuStreamSynchronize(Stream *stream) {
     NEED_CONTEXT;
+    if ((uintptr_t)stream <= 2) { default_waits++; return OK; } /* CUDA's own streams, such as CU_STREAM_LEGACY */
     if (stream->capturing) { stream->spoiled = 1; return 900; }
     return OK;
 }
