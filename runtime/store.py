@@ -23,7 +23,7 @@ _MOST_EXACT_SIGNS = 10_000
 """Up to both comparing with every descriptor takes about two milliseconds, and misses nothing
 (docs/benchmarks.md). Of signs far more candidates are wanted, and usearch sorts them slowly."""
 
-_CONNECTIVITY = {128: 10, 256: 16}
+_CONNECTIVITY = {128: 12, 256: 16}
 _LARGEST_CONNECTIVITY = 28
 _SMALLEST_CONNECTIVITY = 8
 """Neighbours of each node of the graph, by the values of a descriptor up to which they serve; the smallest where
