@@ -44,7 +44,7 @@ class DescriptorPipe:
 def standard_input() -> Pipe:
     """What is piped into this program."""
     try:
-        return DescriptorPipe(sys.stdin.fileno())
+        return DescriptorPipe(sys.stdin.buffer.fileno())
     except (OSError, ValueError):
         # of a program that put something else in its place
         return cast("Pipe", sys.stdin.buffer)
