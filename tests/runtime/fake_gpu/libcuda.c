@@ -134,6 +134,9 @@ int cuGetProcAddress(const char *name, void **function, int version, uint64_t fl
     return cuGetProcAddress_v2(name, function, version, flags, NULL);
 }
 
+/* for the tests: how often CUDA's own streams were waited for */
+int fake_default_waits(void) { return default_waits; }
+
 /* for the tests: what is still held, how often the context was retained, how many graphs were launched, what is pushed */
 void fake_state(char *text, int size) {
     int used = snprintf(text, size, "{");
