@@ -31,10 +31,11 @@ searches compare with every descriptor, and the graph is only there for other pr
 
 _EXPANSION_ADD = 128
 _EXPANSION_SEARCH = 400
-_EXPANSION_OF_MANY = 1200
+_EXPANSION_OF_MANY = {256: 1200}
+_LARGEST_EXPANSION = 4000
 _MANY = 200_000
-"""How many candidates are kept while the graph is built and searched; three times as many among a million find as much
-as among a hundred thousand."""
+"""How many candidates are kept while the graph is built and searched; more among a million, by the values of a
+descriptor up to which they serve, find as much as among a hundred thousand (docs/benchmarks.md)."""
 
 _AGAIN = 2
 _AGAIN_OF_SIGNS = 50
@@ -214,7 +215,7 @@ class DescriptorStore:
         wanted = max(_AGAIN_OF_SIGNS * count, _FEWEST_SIGNS) if self._by_signs else _AGAIN * count
         codes_1d = self.codes.encode(query_1d)
         query = signs(codes_1d[None])[0] if self._by_signs else codes_1d
-        self._index.expansion_search = _EXPANSION_SEARCH if len(self) <= _MANY else _EXPANSION_OF_MANY
+        self._index.expansion_search = _expansion(self.codes, len(self))
         # one query at a time: in a batch usearch pads with key 0 where it finds fewer
         matches = self._index.search(np.ascontiguousarray(query), min(wanted, len(self)), exact=self.exact)
         return np.asarray(matches.keys, np.uint64)
@@ -235,6 +236,12 @@ def _connectivity(codes: Codes, count: int) -> int:
     if _is_exact(codes, count):
         return _SMALLEST_CONNECTIVITY
     return next((edges for dim, edges in _CONNECTIVITY.items() if codes.dim <= dim), _LARGEST_CONNECTIVITY)
+
+
+def _expansion(codes: Codes, count: int) -> int:
+    if count <= _MANY:
+        return _EXPANSION_SEARCH
+    return next((effort for dim, effort in _EXPANSION_OF_MANY.items() if codes.dim <= dim), _LARGEST_EXPANSION)
 
 
 def most_similar(keys: Keys, similarity_n: NDArray[np.float32], count: int) -> Neighbours:
