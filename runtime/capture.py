@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -57,8 +58,7 @@ def open_address(address: str) -> Capture:
     cv2 = _quiet_cv2()
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-    capture: Capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
-    return capture
+    return _Prompt(cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits), 0.95 * _TIMEOUT_MS / 1000)
 
 
 def open_pipeline(pipeline: str) -> Capture:
@@ -91,6 +91,32 @@ def frame_count(capture: Capture) -> int | None:
     """How many frames there are in all; None for what has no end, or when it is not known."""
     count = capture.get(need("cv2").CAP_PROP_FRAME_COUNT)
     return int(count) if 0 < count < 1e9 else None
+
+
+class _Prompt:
+    """A capture that gives no picture once a read has run out of time.
+
+    FFmpeg's decoder holds the last pictures back. When a stream stalls they come out one by one, each when the next
+    read has run out of time, and would pass for new ones.
+    """
+
+    def __init__(self, capture: Capture, limit: float) -> None:
+        self._capture = capture
+        self._limit = limit
+
+    def isOpened(self) -> bool:  # noqa: N802 OpenCV's name
+        return self._capture.isOpened()
+
+    def read(self) -> tuple[bool, NDArray[Any] | None]:
+        began = time.monotonic()
+        read, bgr = self._capture.read()
+        return (False, None) if time.monotonic() - began >= self._limit else (read, bgr)
+
+    def get(self, property_number: int) -> float:
+        return self._capture.get(property_number)
+
+    def release(self) -> None:
+        self._capture.release()
 
 
 def _quiet_cv2() -> Any:

@@ -240,6 +240,23 @@ def test_an_rtsp_server_that_stops_in_the_middle_is_found_by_the_watchdog(
         assert camera.state.status == "live"
 
 
+def test_pictures_that_the_decoder_held_back_before_a_stall_do_not_pass_for_new_ones(
+    serve: Callable[..., tuple[subprocess.Popen[str], int]],
+) -> None:
+    server, port = serve()
+    with open_camera(f"rtsp://127.0.0.1:{port}/live") as camera:
+        take_more(camera)
+        stopped = time.monotonic()
+        server.send_signal(signal.SIGSTOP)
+        frames: list[Frame] = []
+        while camera.state.outages == 0:
+            frame = camera.take(0.02)
+            frames += [] if frame is None else [frame]
+        server.kill()
+    # the first of them came out when a read had run out of its two seconds
+    assert [frame.number for frame in frames if frame.captured - stopped > 1.8] == []
+
+
 @pytest.mark.parametrize(
     ("path", "user", "kind", "cure"),
     [
