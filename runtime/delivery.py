@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from deepir.runtime.backoff import Backoff
 from deepir.runtime.clock import SYSTEM_CLOCK, Clock
+from deepir.runtime.redact import without_password
 from deepir.runtime.result import Result
 from deepir.runtime.sink import SinkState
 
@@ -139,6 +140,8 @@ class Delivery:
             except DeliveryError as error:
                 self._keep(record, str(error))
                 continue
+            except Exception as error:  # a record that cannot be sent at all must not end the thread for all others
+                trouble, dropped = f"{type(error).__name__}: {without_password(str(error))}", 1
             self._backoff.reset()
             with self._changed:
                 self._in_hand = None
@@ -166,11 +169,15 @@ class Delivery:
         return self._in_hand is not None or bool(self._waiting)
 
     def _keep(self, record: Record, trouble: str) -> None:
-        """Wait before the next try with the same record."""
+        """Wait before the next try with the same record; `close` makes that try come at once."""
         with self._changed:
             self._in_hand, self._trouble = record, trouble
             self._changed.notify_all()
+            closing = self._until is not None
             again = self._clock.now() + self._backoff.next()
             while (now := self._clock.now()) < (again if self._until is None else min(again, self._until)):
+                if self._until is not None and not closing:
+                    self._backoff.reset()
+                    return
                 end = again if self._until is None else min(again, self._until)
                 self._clock.wait(self._changed, end - now)
