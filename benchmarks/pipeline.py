@@ -6,7 +6,8 @@ Throughput: deepir-run reads, decodes, prepares, describes, searches and prints;
 frames that lie decoded and prepared in memory, once as deepir-run calls it and once as a bare session of ONNX Runtime.
 The three take turns, each time in a new process, every second round backwards; figures are medians over the rounds,
 and a ratio is the median of the rounds' ratios. Every answer counts as a match (--threshold -1 --margin 0). Files are
-in the system's cache. Give the machine nothing else to do.
+in the system's cache. DEEPIR_BACKEND=onnxruntime lets all of them run in ONNX Runtime. Give the machine nothing else
+to do.
 """
 
 import json
