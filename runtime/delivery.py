@@ -169,15 +169,14 @@ class Delivery:
         return self._in_hand is not None or bool(self._waiting)
 
     def _keep(self, record: Record, trouble: str) -> None:
-        """Wait before the next try with the same record; `close` makes that try come at once."""
+        """Wait before the next try with the same record; when the end comes in between, that try comes at once."""
         with self._changed:
             self._in_hand, self._trouble = record, trouble
             self._changed.notify_all()
-            closing = self._until is not None
+            until = self._until
+            if until is not None:
+                self._backoff.reset()
             again = self._clock.now() + self._backoff.next()
-            while (now := self._clock.now()) < (again if self._until is None else min(again, self._until)):
-                if self._until is not None and not closing:
-                    self._backoff.reset()
-                    return
-                end = again if self._until is None else min(again, self._until)
-                self._clock.wait(self._changed, end - now)
+            end = again if until is None else min(again, until)
+            while self._until == until and (left := end - self._clock.now()) > 0:
+                self._clock.wait(self._changed, left)

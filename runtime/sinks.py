@@ -1,8 +1,9 @@
 """Where the answers of deepir-run go besides its JSON lines, opened and closed together."""
 
 import contextlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepir.errors import OptionError
@@ -10,7 +11,7 @@ from deepir.runtime.delivery import SENDS, Choice, Send
 from deepir.runtime.inbox_writer import INBOX_MB, InboxWriter
 from deepir.runtime.mqtt import BrokerAddress, MqttSink
 from deepir.runtime.sink import Sink
-from deepir.runtime.webhook import Webhook, open_webhook
+from deepir.runtime.webhook import Webhook, WebhookSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,8 @@ class SinkOptions:
         OptionError: An address that is none, or no room in the inbox.
     """
 
-    webhook: str | None = None
-    mqtt: str | None = None
+    webhook: str | None = field(default=None, repr=False)
+    mqtt: str | None = field(default=None, repr=False)
     send: Send = "changes"
     inbox: Path | None = None
     inbox_mb: float = INBOX_MB
@@ -42,7 +43,7 @@ class SinkOptions:
         if self.send not in SENDS:
             message = f"--send takes {', '.join(SENDS)}, got {self.send}"
             raise OptionError(message)
-        if not self.inbox_mb > 0:
+        if not (math.isfinite(self.inbox_mb) and self.inbox_mb > 0):
             message = f"--inbox-mb must be above 0, got {self.inbox_mb}"
             raise OptionError(message)
 
@@ -61,7 +62,7 @@ def open_sinks(options: SinkOptions) -> Iterator[list[Sink]]:
             sinks.append(InboxWriter(options.inbox, options.inbox_mb))
             stack.callback(sinks[-1].close)
         if options.webhook is not None:
-            sinks.append(open_webhook(options.webhook, Choice(options.send)))
+            sinks.append(WebhookSink(options.webhook, Choice(options.send)))
             stack.callback(sinks[-1].close)
         if options.mqtt is not None:
             sinks.append(MqttSink(options.mqtt, Choice(options.send)))

@@ -14,32 +14,41 @@ from deepir.runtime.redact import without_password
 TOKEN_VARIABLE = "DEEPIR_WEBHOOK_TOKEN"  # noqa: S105 the name of the variable, not a token
 """The environment variable with the bearer token that is sent along."""
 
+_PORTS = {"http": 80, "https": 443}
 _TIMEOUT = 5.0
 _LATER = frozenset({408, 425, 429})
+_MOST_READ = 1 << 16
+_SAFE = "!#$%&'()*+,/:;=?@[]~"
+"""What stays as it is in a path; % because what is quoted already must not be quoted again."""
 
 
 class Webhook:
     """A web address that takes records; call it with each. Not from two threads at once.
 
     Args:
-        address: http or https; user and password in it are sent as Basic authorization.
+        address: http or https; user and password in it are sent as Basic authorization, unless there is a token.
+
+    Attributes:
+        name: As it may be shown: only the host, because the path often is a secret itself.
 
     Raises:
-        OptionError: Not such an address.
+        OptionError: Not such an address, or a token that cannot be sent.
     """
 
     def __init__(self, address: str) -> None:
-        self.name = without_password(address)
         parts = urllib.parse.urlsplit(address)
         try:
-            host, port = parts.hostname, parts.port
+            host, port = parts.hostname or "", parts.port
+            host.encode("idna")
         except ValueError:
-            host = None
-        if parts.scheme not in {"http", "https"} or not host:
-            message = f"--webhook takes an http:// or https:// address, got {self.name}"
+            host, port = "", None
+        if parts.scheme not in _PORTS or not host:
+            message = f"--webhook takes an http:// or https:// address, got {without_password(address)}"
             raise OptionError(message)
-        self._host, self._port, self._secure = host, port, parts.scheme == "https"
-        self._path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        # with its port: http.client takes the end of an IPv6 address for one
+        self._host, self._port, self._secure = host, port or _PORTS[parts.scheme], parts.scheme == "https"
+        self._path = urllib.parse.quote(urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")), _SAFE)
         self._headers = {"Content-Type": "application/json", "User-Agent": f"deepir/{__version__}", **_login(parts)}
         self._connection: http.client.HTTPConnection | None = None
 
@@ -50,16 +59,12 @@ class Webhook:
             RefusedError: The answer says that it never will be taken.
             DeliveryError: Nobody answers, or not as if it had been taken.
         """
-        body = json.dumps(record).encode()
-        kept = self._connection is not None
         try:
-            status, reason = self._post(body)
-        except (OSError, http.client.HTTPException):
+            status, reason = self._try(json.dumps(record).encode())
+        except (OSError, http.client.HTTPException) as error:
             self.close()
-            if not kept:
-                raise
-            # the other side closes a connection that was silent for a while
-            status, reason = self._post(body)
+            message = f"{self.name} does not answer: {without_password(str(error) or type(error).__name__)}"
+            raise DeliveryError(message) from error
         if 200 <= status < 300:
             return
         message = f"{self.name} answers {status} {reason}"
@@ -73,40 +78,50 @@ class Webhook:
             self._connection.close()
             self._connection = None
 
+    def _try(self, body: bytes) -> tuple[int, str]:
+        if self._connection is not None:
+            try:
+                return self._post(body)
+            except ConnectionError:
+                # the other side closes a connection that was silent for a while
+                self.close()
+        return self._post(body)
+
     def _post(self, body: bytes) -> tuple[int, str]:
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             self._connection = kind(self._host, self._port, timeout=_TIMEOUT)
         self._connection.request("POST", self._path, body, self._headers)
         response = self._connection.getresponse()
-        response.read()
-        if response.will_close:
+        response.read(_MOST_READ)
+        if response.will_close or not response.isclosed():
             self.close()
         return response.status, response.reason
 
 
-def open_webhook(address: str, choice: Choice) -> Delivery:
-    """Send answers to a web address from now on.
+class WebhookSink(Delivery):
+    """Sends answers to a web address; a `Sink`.
 
     Raises:
-        OptionError: Not an http or https address.
+        OptionError: As of `Webhook`.
     """
-    webhook = Webhook(address)
 
-    def deliver(record: Record) -> None:
-        try:
-            webhook(record)
-        except (OSError, http.client.HTTPException) as error:
-            webhook.close()
-            message = f"{webhook.name} does not answer: {without_password(str(error) or type(error).__name__)}"
-            raise DeliveryError(message) from error
+    def __init__(self, address: str, choice: Choice) -> None:
+        self._webhook = Webhook(address)
+        super().__init__("webhook", self._webhook, choice)
 
-    return Delivery("webhook", deliver, choice)
+    def close(self) -> None:
+        """Send what waits, for a few seconds at most, and close the connection."""
+        super().close()
+        self._webhook.close()
 
 
 def _login(parts: urllib.parse.SplitResult) -> dict[str, str]:
     token = os.environ.get(TOKEN_VARIABLE)
     if token:
+        if not (token.isascii() and token.isprintable()):
+            message = f"{TOKEN_VARIABLE} holds a line break or another character that no token has: set it anew"
+            raise OptionError(message)
         return {"Authorization": f"Bearer {token}"}
     if parts.username is None:
         return {}

@@ -172,3 +172,36 @@ def test_each_thing_that_a_tracker_follows_has_changes_of_its_own(make_answer: M
         for number, (tracker, label) in enumerate([(1, "red"), (2, "blue"), (1, "red"), (2, "blue"), (1, "blue")])
     ]
     assert told == [True, True, False, False, True]
+
+
+def test_a_record_that_cannot_be_sent_at_all_is_given_up_and_the_next_goes_on(make_answer: MakeAnswer) -> None:
+    sent: list[int] = []
+
+    def deliver(record: Record) -> None:
+        if record["frame"] == 0:
+            message = "no such thing at http://robot:secret@host/"
+            raise KeyError(message)
+        sent.append(record["frame"])
+
+    sender = delivery(deliver)
+    sender.take(make_answer(0))
+    assert sender.wait_for(lambda state: "KeyError" in state.trouble, WAIT)
+    assert "secret" not in sender.state.trouble
+    sender.take(make_answer(1))
+    sender.close()
+    assert (sent, sender.state.sent, sender.state.dropped) == ([1], 1, 1)
+
+
+def test_at_the_end_what_waits_for_its_next_try_is_tried_at_once(make_answer: MakeAnswer) -> None:
+    class Standing(FastClock):
+        """Time that does not pass: only the end wakes who waits."""
+
+        def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+            condition.wait(WAIT)
+
+    other = OtherSide(DeliveryError("away"))
+    sender = delivery(other, Standing())
+    sender.take(make_answer(3))
+    assert sender.wait_for(lambda state: bool(state.trouble), WAIT)
+    sender.close()
+    assert (other.taken, sender.state.sent, sender.state.dropped) == ([3], 1, 0)

@@ -12,9 +12,9 @@ import pytest
 
 from deepir.errors import OptionError
 from deepir.runtime import webhook as module
-from deepir.runtime.delivery import Choice, Delivery
+from deepir.runtime.delivery import Choice, Delivery, DeliveryError
 from deepir.runtime.result import Result
-from deepir.runtime.webhook import TOKEN_VARIABLE, Webhook, open_webhook
+from deepir.runtime.webhook import TOKEN_VARIABLE, Webhook, WebhookSink
 
 MakeAnswer = Callable[..., Result]
 
@@ -71,7 +71,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Delivery
     made: list[Delivery] = []
 
     def make(address: str) -> Delivery:
-        made.append(open_webhook(address, Choice("all")))
+        made.append(WebhookSink(address, Choice("all")))
         return made[-1]
 
     yield make
@@ -176,3 +176,58 @@ def test_what_is_no_web_address_is_refused_without_its_password(address: str) ->
     with pytest.raises(OptionError, match="--webhook takes an http:// or https:// address") as caught:
         Webhook(address)
     assert "secret" not in str(caught.value)
+
+
+def test_a_path_with_letters_beyond_ascii_arrives_quoted_and_what_is_quoted_stays(server: Server) -> None:
+    post = Webhook(f"http://127.0.0.1:{server.port}/tür auf/a%2Fb?x=1&y=ö")
+    post({"frame": 1})
+    post.close()
+    assert server.paths == ["/t%C3%BCr%20auf/a%2Fb?x=1&y=%C3%B6"]
+
+
+def test_a_path_that_is_a_secret_is_not_shown() -> None:
+    assert Webhook("https://hooks.example/services/T0/SECRET?key=SECRET").name == "https://hooks.example"
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "tökén"])
+def test_a_token_that_cannot_be_sent_is_refused_at_once(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    with pytest.raises(OptionError, match=TOKEN_VARIABLE) as caught:
+        Webhook("http://host/")
+    assert token not in str(caught.value)
+
+
+def test_a_number_of_version_6_is_no_port() -> None:
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"no IPv6 on this machine: {error}")
+    listening.close()
+    assert (Webhook("http://[::1]/")._host, Webhook("https://[::1]/")._port) == ("::1", 443)
+
+
+def test_a_server_that_went_silent_on_an_open_connection_is_not_sent_the_answer_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+    bodies: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        post = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+        def answer_once() -> None:
+            taken, _ = server.accept()
+            bodies.append(taken.recv(65536))
+            taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            while body := taken.recv(65536):
+                bodies.append(body)
+
+        thread = threading.Thread(target=answer_once, daemon=True)
+        thread.start()
+        post({"frame": 1})
+        with pytest.raises(DeliveryError, match="timed out"):
+            post({"frame": 2})
+        thread.join(WAIT)
+        server.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert b"".join(bodies).count(b'{"frame": 2}') == 1
