@@ -56,7 +56,7 @@ def extract(image: Any) -> NDArray[np.float32]:
     """The descriptor of a picture: float32 (1, dim) of length 1, all zeros for a blank picture.
 
     Args:
-        image: uint8 (H, W) grey or (H, W, 3) BGR, as RTAB-Map holds them.
+        image: (H, W, 1) grey or (H, W, 3) BGR, of uint8, or of int8 as RTAB-Map declares the same bytes.
 
     Raises:
         EngineError: `init` was not called.
@@ -65,4 +65,6 @@ def extract(image: Any) -> NDArray[np.float32]:
     if not _opened:
         message = "extract was called before init loaded the model: call init(dim) first"
         raise EngineError(message)
-    return np.ascontiguousarray(_opened[0].describe([as_image(image, "bgr")]), np.float32)
+    # RTAB-Map hands its bytes over as signed ones (PyDescriptor.cpp: NPY_BYTE), though they are 0..255
+    unsigned = image.view(np.uint8) if getattr(image, "dtype", None) == np.int8 else image
+    return np.ascontiguousarray(_opened[0].describe([as_image(unsigned, "bgr")]), np.float32)

@@ -44,6 +44,12 @@ def test_a_grey_picture_is_taken_too(script: ModuleType, shape: tuple[int, ...])
     np.testing.assert_array_equal(script.extract(grey.reshape(shape)), script.extract(np.dstack([grey, grey, grey])))
 
 
+def test_bytes_that_are_declared_as_signed_are_the_same_picture(script: ModuleType) -> None:
+    bgr = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    script.init(8)
+    np.testing.assert_array_equal(script.extract(bgr.view(np.int8)), script.extract(bgr))
+
+
 def test_a_later_init_takes_the_place_of_the_first(script: ModuleType) -> None:
     script.init(8)
     first = script._opened[0]
