@@ -1,10 +1,12 @@
 """An ONNX file compiled by OpenVINO for this processor, and its compiled form kept on disk."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import logging
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +73,7 @@ def compile_file(path: Path, hint: PrecisionHint, threads: int, folder: Path | N
         return compiled
     content, card = inline(path)
     try:
-        core = openvino.Core()
+        core = _core(os.getpid())
         compiled = Compiled(core.compile_model(core.read_model(content), DEVICE, options), card)
     except Exception as error:  # OpenVINO raises RuntimeError, and others for what it did not foresee
         message = f"OpenVINO {openvino.__version__} cannot run {path}: {reason(error)}; use --backend onnxruntime"
@@ -117,6 +119,16 @@ def reason(error: Exception) -> str:
     return next(iter(told or lines), type(error).__name__).rstrip(".")
 
 
+@functools.cache
+def _core(_process: int) -> Any:
+    """OpenVINO's entry, one for each process and never given back.
+
+    OpenVINO 2026.4 gives the thread that loads it another stack for signal handlers, and frees that with its last
+    object, in whichever thread that goes: then the next signal kills the process.
+    """
+    return need("openvino").Core()
+
+
 def _kept(path: Path, options: dict[str, Any]) -> Compiled | None:
     try:
         head, _, blob = path.read_bytes().partition(b"\n")
@@ -129,7 +141,7 @@ def _kept(path: Path, options: dict[str, Any]) -> Compiled | None:
     except (OSError, ValueError, KeyError, TypeError, ModelError):
         return None
     try:
-        return Compiled(need("openvino").Core().import_model(blob, DEVICE, options), card)
+        return Compiled(_core(os.getpid()).import_model(blob, DEVICE, options), card)
     except Exception as error:  # as above
         _log.info("%s cannot be loaded and is made again: %s", path, reason(error))
         return None

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -461,3 +462,33 @@ def test_a_backend_that_swaps_pictures_fails_its_proof(master: Path, int8: Path,
         assert not prove_backend(swapping, reference, inputs, GateLimits()).passed
         with pytest.raises(ShapeError):
             prove_backend(backend, reference, [], GateLimits())
+
+
+SIGNALLED = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from deepir.runtime.intel_cpu import OpenVinoBackend
+
+heard = []
+signal.signal(signal.SIGHUP, lambda *_: heard.append(1))
+first = [OpenVinoBackend(Path(sys.argv[1]), hint="f32")]
+
+def replace():
+    second = OpenVinoBackend(Path(sys.argv[1]), hint="f32")
+    first.pop().close()
+    gc.collect()
+    del second
+
+thread = threading.Thread(target=replace)
+thread.start()
+thread.join()
+gc.collect()
+os.kill(os.getpid(), signal.SIGHUP)
+print(len(heard))
+"""
+
+
+def test_a_model_that_is_replaced_in_another_thread_leaves_the_signals_of_this_one_alone(model: Path) -> None:
+    words = [sys.executable, "-c", SIGNALLED, str(model)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
