@@ -23,17 +23,21 @@ def watch(source_text: str, index: str) -> None:
     recent: deque[str | None] = deque(maxlen=VOTES)
     announced = None
     with Recogniser.open(index) as recogniser, open_source(source_text) as source:
+        recogniser.warmup()
         for frame in source:
             recognition = recogniser(frame.image)
-            recent.append(recognition.label)
-            seen = recognition.label
+            # only a match is certain: an ambiguous answer names no more than what its candidates share
+            seen = recognition.label if recognition.status == "match" else None
+            recent.append(seen)
             if seen not in (None, announced) and recent.count(seen) >= NEEDED:
                 announce(seen, recognition.similarity)
                 announced = seen
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python robot.py SOURCE INDEX")
     try:
-        watch(*sys.argv[1:3])
+        watch(sys.argv[1], sys.argv[2])
     except DeepIRError as error:
         sys.exit(f"error: {error}")
