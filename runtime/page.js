@@ -4,7 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const SIGNS = { match: "✓", ambiguous: "?", unknown: "✕" };
-const WORDS = { match: "match", ambiguous: "ambiguous, one of several", unknown: "unknown, nothing is near enough" };
+const WORDS = { match: "match", ambiguous: "ambiguous, one of several", unknown: "unknown" };
 const SILENCE = 5000; // milliseconds without an event after which the connection is made anew
 const CHANGES = 20;
 
@@ -165,7 +165,8 @@ function verdict(answer) {
   const place = byId("verdict");
   place.dataset.status = answer.status;
   set("status", WORDS[answer.status]);
-  set("label", answer.status === "unknown" ? "—" : words(answer));
+  const nearest = answer.topk.length ? `most like ${answer.topk[0][0]}` : "—";
+  set("label", answer.status === "unknown" ? nearest : words(answer));
   set("similarity", answer.similarity.toFixed(3));
   byId("meter-fill").style.width = share(answer.similarity);
   document.title = `${answer.status === "unknown" ? "unknown" : words(answer)} · deepir`;
@@ -377,6 +378,7 @@ async function curve(event) {
       return;
     }
     now.curve = found.status === "ready" ? found : null;
+    document.querySelector(".legend .own").hidden = !(now.curve && now.curve.own);
     if (!now.curve) set("passes", `${capital(found.reason)}.`);
     span();
     plot();
@@ -388,8 +390,10 @@ async function curve(event) {
 
 function span() {
   const points = now.curve ? now.curve.points : [[0], [1]];
-  SPAN.low = Math.max(-1, Math.floor(20 * points[0][0]) / 20);
-  SPAN.high = Math.min(1, Math.ceil(20 * points[points.length - 1][0]) / 20);
+  const value = now.event.report.index.threshold;
+  const ends = [points[0][0], points[points.length - 1][0], ...(value === null ? [] : [value])];
+  SPAN.low = Math.max(-1, Math.floor(20 * Math.min(...ends)) / 20 - 0.05);
+  SPAN.high = Math.min(1, Math.ceil(20 * Math.max(...ends)) / 20 + 0.05);
   const slider = byId("slider");
   slider.min = SPAN.low;
   slider.max = SPAN.high;
@@ -404,7 +408,7 @@ function plot() {
   for (const part of [0, 0.5, 1]) {
     parts.push(drawn("line", { class: "grid", x1: 0, x2: 640, y1: down(part), y2: down(part) }));
   }
-  for (const part of [0.5, 1]) parts.push(drawn("text", { x: 0, y: down(part) + 22 }, `${100 * part} %`));
+  for (const part of [0.5, 1]) parts.push(drawn("text", { x: 640, y: down(part) + 20, "text-anchor": "end" }, `${100 * part} %`));
   for (const [place, end] of [[SPAN.low, "start"], [(SPAN.low + SPAN.high) / 2, "middle"], [SPAN.high, "end"]]) {
     parts.push(drawn("text", { x: across(place), y: 160, "text-anchor": end }, place.toFixed(2)));
   }

@@ -89,7 +89,7 @@ class PageApp:
         }
         routes = [route(path, _told(work), methods=["GET"]) for path, work in got.items()]
         routes += [route(path, _changing(work), methods=["POST"]) for path, work in posted.items()]
-        handlers = {404: _plain_error, 405: _plain_error, DeepIRError: _error}
+        handlers = {need("starlette.exceptions").HTTPException: _plain_error, DeepIRError: _error}
         app: ASGIApp = need("starlette.applications").Starlette(routes=routes, exception_handlers=handlers)
         return app
 

@@ -1,0 +1,283 @@
+"""The live page in a real browser: what a person sees of a running loop, and what happens when they press something."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepir.image import Image
+from deepir.runtime import Recogniser
+from deepir.runtime.boxes import Part
+from deepir.runtime.camera import Camera
+from deepir.runtime.camera_state import Patience, Trouble
+from deepir.runtime.frame import Frame
+from deepir.runtime.index import Index
+from deepir.runtime.page import Page
+from deepir.runtime.page_address import PageAddress
+from deepir.runtime.recording import ImageFiles
+from deepir.runtime.result import Result
+from deepir.runtime.vitals import Vitals
+
+for package in ("starlette", "uvicorn", "prometheus_client", "selenium"):
+    pytest.importorskip(package)
+
+HERE = PageAddress("127.0.0.1", 0)
+LONG = 60
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests; selenium would fetch one by itself if it were not told where they are."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine (Debian: apt install chromium chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for word in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,800",
+    ):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def recogniser(shop: Path) -> Iterator[Recogniser]:
+    with Recogniser.open(shop) as opened:
+        yield opened
+
+
+@pytest.fixture
+def vitals(recogniser: Recogniser) -> Vitals:
+    return Vitals(recogniser, ImageFiles([], "pictures"))
+
+
+Show = Callable[..., None]
+
+
+@pytest.fixture
+def show(vitals: Vitals, recogniser: Recogniser, picture: Callable[..., Image], rng: np.random.Generator) -> Show:
+    def shown(number: int, colour: str = "red", parts: tuple[Part | None, ...] = (None,)) -> None:
+        frame = Frame(number, picture(colour, rng), time.monotonic(), None, "camera")
+        for part in parts:
+            query = recogniser.describe(frame.image)
+            vitals.note(Result(frame, recogniser.answer(query), 0.01, recogniser.index, query.query_1d, None, part))
+
+    return shown
+
+
+@pytest.fixture
+def page(vitals: Vitals, shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    monkeypatch.delenv("DEEPIR_PAGE_TOKEN", raising=False)
+    with Page(vitals, shop, HERE).start() as started:
+        yield started
+
+
+class Browser:
+    """The page as a person has it before them."""
+
+    def __init__(self, driver: Any, page: Page) -> None:
+        self.driver = driver
+        driver.get_log("browser")
+        driver.get_log("performance")
+        driver.get(page.url)
+
+    def run(self, script: str, *words: Any) -> Any:
+        return self.driver.execute_script(script, *words)
+
+    def text(self, name: str) -> str:
+        return str(self.run("return document.getElementById(arguments[0]).textContent", name))
+
+    def wait(self, what: Callable[[], Any]) -> Any:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.driver, LONG, 0.05).until(lambda _driver: what())
+
+    def press(self, name: str) -> None:
+        self.run("document.getElementById(arguments[0]).click()", name)
+
+    def shows(self, label: str) -> None:
+        self.wait(lambda: self.text("label") == label)
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}]
+
+    def hosts(self) -> set[str]:
+        messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        urls = (one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent")
+        return {url.split("/")[2].split(":")[0] for url in urls if not url.startswith("data:")}
+
+    def enrol(self, label: str) -> None:
+        self.wait(lambda: not self.run("return document.getElementById('enrol-button').disabled"))
+        self.run("document.getElementById('new-label').value = arguments[0]", label)
+        self.press("enrol-button")
+
+
+@pytest.fixture
+def browser(chromium: Any, page: Page) -> Iterator[Browser]:
+    opened = Browser(chromium, page)
+    yield opened
+    chromium.get("about:blank")
+
+
+def test_the_page_follows_the_answers_and_asks_nobody_else(browser: Browser, show: Show) -> None:
+    show(0, "red")
+    browser.shows("red")
+    show(1, "blue")
+    browser.shows("blue")
+    browser.wait(lambda: browser.run("return document.querySelectorAll('#candidates img.thumb').length") >= 4)
+    browser.wait(lambda: browser.run("return document.querySelector('#plot path.own') !== null"))
+    seen = browser.run("return [...document.querySelectorAll('#history .name')].map((one) => one.textContent)")
+    assert seen == ["blue", "red"]
+    assert browser.errors() == []
+    assert browser.hosts() == {"127.0.0.1"}
+
+
+def test_a_frozen_picture_is_enrolled_though_others_were_answered_since(
+    browser: Browser, show: Show, shop: Path
+) -> None:
+    show(0, "red")
+    browser.shows("red")
+    browser.press("freeze")
+    browser.wait(lambda: browser.text("badge") == "frozen")
+    show(1, "blue")
+    browser.enrol("cup/small")
+    browser.wait(lambda: "cup/small has 1 view" in browser.text("enrolled"))
+    index = Index.open(shop)
+    (item,) = index.views_of("cup/small")
+    similarity = index.descriptors([item.key])[0] @ index.descriptors(index.keys_by_label()["red"])[0]
+    assert similarity > 0.99
+    browser.press("undo")
+    browser.wait(lambda: browser.text("enrolled") == "Taken back.")
+    assert len(Index.open(shop)) == 12
+    browser.press("freeze")
+    browser.shows("blue")
+
+
+def test_what_is_no_label_is_explained_beside_the_field(browser: Browser, show: Show, shop: Path) -> None:
+    show(0)
+    browser.enrol("a//b")
+    browser.wait(lambda: "an empty part" in browser.text("enrolled"))
+    assert len(Index.open(shop)) == 12
+
+
+def test_the_slider_changes_what_counts_and_keep_writes_it_into_the_index(
+    browser: Browser, show: Show, recogniser: Recogniser, shop: Path
+) -> None:
+    show(0)
+    browser.shows("red")
+    browser.wait(lambda: browser.run("return document.querySelector('#plot path.own') !== null"))
+    slide = "const s = document.getElementById('slider'); s.value = (Number(s.min) + Number(s.max)) / 2;"
+    value = browser.run(f"{slide} s.dispatchEvent(new Event('input')); return Number(s.value)")
+    browser.wait(lambda: recogniser.judgement.threshold == pytest.approx(value))
+    browser.wait(lambda: not browser.run("return document.getElementById('keep').disabled"))
+    browser.press("keep")
+    browser.wait(lambda: browser.text("kept").startswith("Kept"))
+    threshold = Index.open(shop).threshold
+    assert threshold is not None
+    assert threshold.value == pytest.approx(value)
+    browser.press("own")
+    browser.wait(lambda: recogniser.judgement.threshold == "auto")
+
+
+def test_a_label_with_a_script_in_it_is_only_text(
+    browser: Browser, show: Show, recogniser: Recogniser, shop: Path
+) -> None:
+    evil = "<script>document.title='taken'<\\script><img src=x onerror=alert(1)>"
+    with Index.open(shop, write=True) as index:
+        index.relabel("red", evil)
+    recogniser.index = Index.open(shop)
+    show(0)
+    browser.shows(evil)
+    browser.wait(lambda: browser.run("return document.querySelectorAll('#candidates li').length") >= 4)
+    browser.wait(lambda: browser.run("return document.getElementById('known').options.length") == 4)
+    assert browser.run("return document.querySelectorAll('main script, main img[src=x]').length") == 0
+    assert browser.errors() == []
+
+
+def test_of_boxes_each_is_outlined_and_can_be_chosen(browser: Browser, show: Show) -> None:
+    show(0, "red", (Part((0, 0, 10, 10)), Part((20, 10, 60, 40))))
+    browser.wait(lambda: browser.run("return document.querySelectorAll('#boxes rect').length") == 2)
+    browser.run("document.querySelectorAll('#parts button')[1].click()")
+    chosen = browser.run("const r = document.querySelector('#boxes .chosen'); return [r, r.getAttribute('x')][1]")
+    assert chosen == "20"
+
+
+def test_a_lost_camera_is_told_with_its_sentence_and_the_age_of_the_picture(
+    chromium: Any, recogniser: Recogniser, shop: Path, make_answer: Callable[..., Result]
+) -> None:
+    trouble = Trouble("refused", "nobody listens there: switch the camera on")
+    with Camera(lambda: trouble, "rtsp://camera", Patience(on_lost="wait")) as camera:
+        assert camera.wait_for("lost", LONG)
+        with Page(Vitals(recogniser, camera), shop, HERE).start() as page:
+            browser = Browser(chromium, page)
+            browser.wait(lambda: "Nobody listens there: switch the camera on" in browser.text("banner"))
+            assert browser.run("return document.getElementById('banner').hidden") is False
+            chromium.get("about:blank")
+
+
+def test_the_page_finds_a_server_again_that_was_away(chromium: Any, vitals: Vitals, shop: Path, show: Show) -> None:
+    show(0, "red")
+    with Page(vitals, shop, HERE).start() as page:
+        browser = Browser(chromium, page)
+        browser.shows("red")
+        port = int(page.url.split(":")[2].rstrip("/"))
+    browser.wait(lambda: "No connection to deepir-run" in browser.text("banner"))
+    with Page(vitals, shop, PageAddress("127.0.0.1", port)).start():
+        show(1, "green")
+        browser.shows("green")
+        browser.wait(lambda: browser.run("return document.getElementById('banner').hidden"))
+        chromium.get("about:blank")
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, show: Show, colours: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": colours}]
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    show(0, "red")
+    browser.shows("red")
+    browser.wait(lambda: browser.run("return document.querySelector('#plot path.own') !== null"))
+    assert browser.run("return document.documentElement.scrollWidth") == 360
+    assert browser.run("return matchMedia('(prefers-color-scheme: dark)').matches") == (colours == "dark")
+    browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_every_control_has_a_name_for_those_who_do_not_see_it(browser: Browser, show: Show) -> None:
+    show(0)
+    browser.shows("red")
+    nodes = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    controls = [one for one in nodes if one.get("role", {}).get("value") in {"button", "slider", "textbox", "combobox"}]
+    assert len(controls) >= 4
+    assert all(one["name"]["value"] for one in controls)
+
+
+def test_without_the_token_the_page_asks_for_it(chromium: Any, vitals: Vitals, shop: Path, show: Show) -> None:
+    show(0, "red")
+    with Page(vitals, shop, HERE, "a token").start() as page:
+        whole = page.url
+        browser = Browser(chromium, page)
+        browser.shows("red")
+        assert "token" not in chromium.current_url
+        chromium.delete_all_cookies()
+        chromium.get(whole.partition("?")[0])
+        browser.wait(lambda: browser.run("return !document.getElementById('locked').hidden"))
+        browser.run("document.getElementById('token').value = 'a token'")
+        browser.run("document.querySelector('#locked button').click()")
+        browser.shows("red")
+        chromium.get("about:blank")
