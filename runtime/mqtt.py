@@ -1,8 +1,10 @@
 """Answers to an MQTT broker: each as a message, the newest and whether we are there as retained ones."""
 
+import contextlib
 import json
+import threading
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepir.errors import OptionError
@@ -31,7 +33,7 @@ class BrokerAddress:
     port: int
     topic: str
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
 
     @classmethod
     def parse(cls, address: str) -> "BrokerAddress":
@@ -43,10 +45,12 @@ class BrokerAddress:
         parts = urllib.parse.urlsplit(address)
         topic = urllib.parse.unquote(parts.path).strip("/")
         try:
-            host, port = parts.hostname, parts.port
+            host, port = parts.hostname or "", parts.port
+            host.encode("idna")
         except ValueError:
-            host = port = None
-        if parts.scheme not in _PORTS or not host or not topic or "+" in topic or "#" in address:
+            host, port = "", None
+        plain = topic.isprintable() and not "+" not in topic and "#" not in address and not parts.query
+        if parts.scheme not in _PORTS or not host or not topic or not plain:
             message = f"--mqtt takes mqtt://host/topic or mqtts://host/topic, got {without_password(address)}"
             raise OptionError(message)
         user = None if parts.username is None else urllib.parse.unquote(parts.username)
@@ -69,6 +73,12 @@ class Broker:
         self._paho = paho
         self._address = address
         self._why = f"{address.name} was not reached yet"
+        self._changed = threading.Condition()
+        self._record: Record | None = None
+        self._unanswered: set[int] = set()
+        self._answered: set[int] = set()
+        self._newest: str | None = None
+        self._refused = False
         client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         if address.user is not None:
             client.username_pw_set(address.user, address.password)
@@ -79,6 +89,7 @@ class Broker:
         client.connect_timeout = _TIMEOUT
         client.on_connect = self._connected
         client.on_disconnect = self._lost
+        client.on_publish = self._published
         client.connect_async(address.host, address.port, keepalive=30)
         client.loop_start()
         self._client: Any = client
@@ -91,38 +102,59 @@ class Broker:
         """
         if not self._client.is_connected():
             raise DeliveryError(self._why)
-        topic = self._address.topic
-        state = {key: record.get(key) for key in _STATE}
-        messages = [
-            self._client.publish(f"{topic}/state", json.dumps(state), qos=_AT_LEAST_ONCE, retain=True),
-            self._client.publish(f"{topic}/result", json.dumps(record), qos=_AT_LEAST_ONCE),
-        ]
-        try:
-            for message in messages:
-                message.wait_for_publish(_TIMEOUT)
-        except (RuntimeError, ValueError) as error:
-            text = f"{self._address.name} did not take a message: {error}"
-            raise DeliveryError(text) from error
-        if not all(message.is_published() for message in messages):
+        if self._record is not record:
+            self._publish(record)
+        # the client itself sends again what was not answered when the connection was lost: publishing doubles it
+        with self._changed:
+            taken = self._changed.wait_for(lambda: self._unanswered <= self._answered, _TIMEOUT)
+        if not taken:
             text = f"{self._address.name} did not take a message in {_TIMEOUT:g} seconds"
-            raise DeliveryError(text)
+            raise DeliveryError(text if self._client.is_connected() else self._why)
+
+    def _publish(self, record: Record) -> None:
+        topic = self._address.topic
+        self._newest = json.dumps({key: record.get(key) for key in _STATE})
+        with self._changed:
+            self._answered.clear()
+        state = self._client.publish(f"{topic}/state", self._newest, qos=_AT_LEAST_ONCE, retain=True)
+        result = self._client.publish(f"{topic}/result", json.dumps(record), qos=_AT_LEAST_ONCE)
+        self._unanswered = {state.mid, result.mid}
+        self._record = record
 
     def close(self) -> None:
         """Say that we are gone, and end the connection."""
         if self._client.is_connected():
             message = self._client.publish(f"{self._address.topic}/status", "offline", qos=_AT_LEAST_ONCE, retain=True)
-            message.wait_for_publish(_TIMEOUT)
+            # lost in this very moment: then the broker says it for us
+            with contextlib.suppress(RuntimeError, ValueError):
+                message.wait_for_publish(_TIMEOUT)
         self._client.disconnect()
-        self._client.loop_stop()
+        # not waited for without end: the client's thread may look for a name that no server resolves
+        ending = threading.Thread(target=self._client.loop_stop, name="deepir mqtt end", daemon=True)
+        ending.start()
+        ending.join(_TIMEOUT)
 
     def _connected(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._why = f"{self._address.name} refuses the connection: {reason}"
+            self._refused = True
             return
-        client.publish(f"{self._address.topic}/status", "online", qos=_AT_LEAST_ONCE, retain=True)
+        self._refused = False
+        topic = self._address.topic
+        client.publish(f"{topic}/status", "online", qos=_AT_LEAST_ONCE, retain=True)
+        if self._newest is not None:
+            # a broker that was started again may have forgotten it
+            client.publish(f"{topic}/state", self._newest, qos=_AT_LEAST_ONCE, retain=True)
 
     def _lost(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self._why = f"the connection to {self._address.name} was lost: {reason}"
+        # a refusal is told as a loss, too, right after it, without its reason
+        if not self._refused:
+            self._why = f"the connection to {self._address.name} was lost: {reason}"
+
+    def _published(self, _client: Any, _data: Any, number: int, _reason: Any, _properties: Any) -> None:
+        with self._changed:
+            self._answered.add(number)
+            self._changed.notify_all()
 
 
 class MqttSink(Delivery):
