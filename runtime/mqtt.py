@@ -49,7 +49,7 @@ class BrokerAddress:
             host.encode("idna")
         except ValueError:
             host, port = "", None
-        plain = topic.isprintable() and not "+" not in topic and "#" not in address and not parts.query
+        plain = topic.isprintable() and "+" not in topic and "#" not in address and not parts.query
         if parts.scheme not in _PORTS or not host or not topic or not plain:
             message = f"--mqtt takes mqtt://host/topic or mqtts://host/topic, got {without_password(address)}"
             raise OptionError(message)
