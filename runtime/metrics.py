@@ -53,7 +53,7 @@ class Metrics:
 def _answers(report: Mapping[str, Any]) -> "Iterator[Metric]":
     yield _counter("deepir_results", "Answers by what was shown.", "status", {one: report[one] for one in STATUSES})
     yield _quantiles("deepir_age_seconds", "From a frame's capture to its answer.", {(): report["age_ms"]})
-    stages = {(stage,): values for stage, values in report["ms"].items()}
+    stages: dict[tuple[str, ...], Any] = {(stage,): values for stage, values in report["ms"].items()}
     yield _quantiles("deepir_stage_seconds", "Time of a stage for one answer.", stages, ("stage",))
     yield _gauge("deepir_results_per_second", "Answers a second in the last ten seconds.", report["rate"])
 

@@ -66,10 +66,16 @@ async function connect() {
     if (answer.status === 401) return lock();
     if (answer.ok) take(await answer.json());
   } catch {
-    return; // the watch tries again
+    retry();
+    return;
   }
   stream = new EventSource("events");
   stream.onmessage = (message) => take(JSON.parse(message.data));
+  stream.onerror = retry;
+}
+
+function retry() {
+  now.heard = Math.min(now.heard, Date.now() - SILENCE + 1500);
 }
 
 function lock() {
@@ -272,9 +278,8 @@ function state(event) {
   set("rate", report.rate.toFixed(1));
   set("items", report.index.items);
   set("labels", report.index.labels);
-  const latest = report.last;
-  set("age", latest ? Math.round(latest.age_ms) : "–");
   camera(source, event.frame_age_s);
+  set("age", now.old !== null ? lasting(now.old) : report.last ? `${Math.round(report.last.age_ms)} ms` : "–");
   stages(report);
   const model = report.model;
   set("model", `${model.backbone} ${model.numerics} on ${model.backend} · ${event.index_file} · deepir ${report.version}` +
@@ -296,7 +301,7 @@ function camera(source, seconds) {
     `${trouble ? `${capital(trouble.sentence)}. ` : ""}${since}`);
   else if (status === "ended") banner("The camera's stream has ended.", since);
   else byId("banner").hidden = true;
-  now.old = bad || status === "ended" ? seconds : null;
+  now.old = bad || status === "ended" ? seconds : null; // also null before the first picture
   badge();
 }
 
