@@ -65,8 +65,12 @@ class HealthFile:
     def _write(self, facts: dict[str, Any]) -> None:
         # not flushed to the disk: after a loss of power nobody asks how the program was
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)
+        try:
+            temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            os.replace(temporary, self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def status_of(report: dict[str, Any]) -> str:
@@ -93,6 +97,10 @@ def check_health(path: Path, oldest: float = OLDEST) -> str:
         message = f"{path} is not a health file of deepir-run"
         raise InputError(message) from error
     age = time.time() - written
+    if age < -oldest:
+        # a clock that was set back: who is well writes again within a second
+        message = f"{path} was written {-age:.0f} seconds in the future and not again: the program hangs or was killed"
+        raise DeepIRError(message)
     if age > oldest:
         message = f"{path} was written {age:.0f} seconds ago: the program hangs or was killed"
         raise DeepIRError(message)

@@ -106,10 +106,14 @@ class Broker:
             self._publish(record)
         # the client itself sends again what was not answered when the connection was lost: publishing doubles it
         with self._changed:
-            taken = self._changed.wait_for(lambda: self._unanswered <= self._answered, _TIMEOUT)
+            self._changed.wait_for(lambda: self._taken() or not self._client.is_connected(), _TIMEOUT)
+            taken = self._taken()
         if not taken:
             text = f"{self._address.name} did not take a message in {_TIMEOUT:g} seconds"
             raise DeliveryError(text if self._client.is_connected() else self._why)
+
+    def _taken(self) -> bool:
+        return self._unanswered <= self._answered
 
     def _publish(self, record: Record) -> None:
         topic = self._address.topic
@@ -150,6 +154,8 @@ class Broker:
         # a refusal is told as a loss, too, right after it, without its reason
         if not self._refused:
             self._why = f"the connection to {self._address.name} was lost: {reason}"
+        with self._changed:
+            self._changed.notify_all()
 
     def _published(self, _client: Any, _data: Any, number: int, _reason: Any, _properties: Any) -> None:
         with self._changed:

@@ -89,6 +89,7 @@ def test_the_status_says_whether_frames_come(results: int, camera: dict[str, Any
             {"status": "waiting", "written": 0, "source": {"trouble": {"kind": "lost", "sentence": "unplugged"}}},
             "deepir-run is waiting: unplugged",
         ),
+        ({"status": "running", "written": 3600}, "seconds in the future and not again"),
         ({"status": "stopped", "written": 0}, "deepir-run is stopped"),
     ],
 )
@@ -121,3 +122,10 @@ def test_a_run_writes_it_and_the_check_of_a_container_understands_it(
     path.write_text(json.dumps({**read(path), "status": "running", "written": time.time()}))
     checked = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout) == (0, "running\n")
+
+
+def test_a_folder_in_its_place_is_refused_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "health.json").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        HealthFile(tmp_path / "health.json")
+    assert os.listdir(tmp_path) == ["health.json"]

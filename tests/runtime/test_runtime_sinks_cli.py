@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 
 from deepir.image import Image
+from deepir.runtime.sinks import SinkOptions
 
 Command = Callable[..., Result]
 
@@ -22,6 +23,7 @@ Command = Callable[..., Result]
         (["--webhook", "ftp://robot:secret@host/"], "--webhook takes an http:// or https:// address"),
         (["--mqtt", "mqtt://robot:secret@host"], "--mqtt takes mqtt://host/topic"),
         (["--inbox", "inbox", "--inbox-mb", "0"], "--inbox-mb must be above 0"),
+        (["--inbox", "inbox", "--inbox-mb", "inf"], "--inbox-mb must be above 0"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_without_a_password(
@@ -70,3 +72,8 @@ def test_every_answer_is_posted_and_uncertain_pictures_wait_for_review(
     assert 1 <= len(list((tmp_path / "inbox").iterdir())) <= len(unknown)
     reviewed = deepir_index("review", shop, tmp_path / "inbox", "--json")
     assert reviewed.exit_code == 0, reviewed.output
+
+
+def test_the_options_do_not_show_a_password_where_they_are_printed() -> None:
+    options = SinkOptions(webhook="http://robot:secret@host/", mqtt="mqtt://robot:secret@host/topic")
+    assert "secret" not in repr(options)
