@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from deepir.runtime import Index, Recognition
+
 PACKAGE = Path(__file__).parents[2] / "examples" / "ros2"
 PATIENCE = 120.0
 ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
@@ -292,16 +294,27 @@ def test_the_descriptor_has_length_one_and_tells_its_size(active: FakeNode, colo
     assert np.linalg.norm(message.data) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_overlay_is_drawn_only_for_subscribers(active: FakeNode, colour: Colour) -> None:
+def test_the_overlay_is_drawn_only_for_subscribers(active: Any, colour: Colour) -> None:
     publisher = active.publishers["~/overlay"]
-    message = as_message(colour("red", np.random.default_rng(3)))
-    show(active, message)
+    image = colour("red", np.random.default_rng(3))
+    show(active, as_message(image))
+    show(active, as_message(image))
+    # the overlay of the first of them would be there by now
+    assert publisher.messages == []
     publisher.subscribers = 1
+    message = as_message(image)
     show(active, message)
-    (overlay,) = publisher.wait_for(1)
+    active.logic.deactivate()
+    (overlay,) = publisher.messages
     assert overlay.header is message.header
     assert (overlay.encoding, overlay.height, overlay.width, overlay.step) == ("rgb8", 48, 64, 192)
     assert len(overlay.data) == 48 * 192
+
+
+def test_an_ambiguous_answer_has_no_hypothesis_though_its_labels_share_a_branch(package: Any) -> None:
+    top = (("brand/500g", 0.8), ("brand/1kg", 0.79))
+    ambiguous = Recognition("ambiguous", "brand", 0.8, 0.01, top, {}, ("brand/500g", "brand/1kg"))
+    assert sys.modules["deepir_ros.outputs"]._hypotheses(ambiguous, None) == []
 
 
 def test_the_labels_are_announced_and_latched(active: FakeNode) -> None:
@@ -451,8 +464,6 @@ def test_a_blank_picture_does_not_join_the_index(active: Any) -> None:
 
 
 def test_another_programs_changes_are_read_when_asked(active: Any, shop_index: Path) -> None:
-    from deepir.runtime import Index
-
     with Index.open(shop_index, write=True) as index:
         index.remove("green")
     answer = active.call("~/reload_index")

@@ -176,6 +176,6 @@ def test_as_many_labels_are_listed_as_asked_for(empty: Index) -> None:
     assert judged(empty, ("tea", 0.9), ("cup", 0.7), ("pan", 0.6), top=1).top == (("tea", 0.9),)
 
 
-def test_a_grey_image_is_refused_with_its_shape(shop: Path) -> None:
-    with Recogniser.open(shop) as recogniser, pytest.raises(ShapeError, match=r"\(40, 40\)"):
-        recogniser(np.zeros((40, 40), np.uint8))
+def test_what_is_no_picture_is_refused_with_its_shape(shop: Path) -> None:
+    with Recogniser.open(shop) as recogniser, pytest.raises(ShapeError, match=r"\(40, 40, 2\)"):
+        recogniser(np.zeros((40, 40, 2), np.uint8))
