@@ -24,7 +24,7 @@ _MOST_EXACT_SIGNS = 10_000
 (docs/benchmarks.md). Of signs far more candidates are wanted, and usearch sorts them slowly."""
 
 _CONNECTIVITY = {128: 12, 256: 16}
-_LARGEST_CONNECTIVITY = 28
+_LARGEST_CONNECTIVITY = 30
 _SMALLEST_CONNECTIVITY = 8
 """Neighbours of each node of the graph, by the values of a descriptor up to which they serve; the smallest where
 searches compare with every descriptor, and the graph is only there for other programs."""
