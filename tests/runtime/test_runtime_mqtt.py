@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -47,6 +48,10 @@ class RealBroker:
             except OSError:
                 threading.Event().wait(0.01)
         pytest.fail("mosquitto does not start")
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -231,6 +236,31 @@ def test_what_is_said_while_the_broker_is_away_arrives_when_it_is_back(
     assert listener.wait_for(lambda one: 3 in one.frames())
     assert listener.frames() == [1, 2, 3]
     assert sink.state.dropped == 0
+
+
+@needs_mosquitto
+def test_a_broker_that_hangs_for_a_while_gets_no_answer_twice(
+    broker: RealBroker,
+    cable: Cable,
+    sink: MqttSink,
+    listen: Callable[[], Listener],
+    make_answer: MakeAnswer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deepir.runtime.mqtt._TIMEOUT", 0.1)
+    broker.start()
+    listener = listen()
+    cable.plug()
+    sink.take(make_answer(0))
+    assert listener.wait_for(lambda one: one.frames() == [0])
+    broker.signal(signal.SIGSTOP)
+    for number in (1, 2):
+        sink.take(make_answer(number))
+    assert sink.wait_for(lambda state: "did not take a message" in state.trouble, WAIT)
+    broker.signal(signal.SIGCONT)
+    assert sink.wait_for(lambda state: state.sent == 3, WAIT)
+    assert listener.wait_for(lambda one: 2 in one.frames())
+    assert listener.frames() == [0, 1, 2]
 
 
 @needs_mosquitto

@@ -1,6 +1,7 @@
 """Answers posted to real servers on this machine: one that is well, slow, broken, strict, or not there."""
 
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -26,6 +27,7 @@ class Server:
 
     def __init__(self) -> None:
         self.codes: list[int] = []
+        self.answer = b""
         self.taken: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -42,14 +44,18 @@ class Server:
                 outer.headers.append(dict(self.headers))
                 outer.paths.append(self.path)
                 self.send_response(code)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(outer.answer)))
                 self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(outer.answer)
 
             def log_message(self, *_words: object) -> None:
                 """Say nothing."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
+        # who stops reading in the middle of an answer is no error of this server
+        self._http.handle_error = lambda *_words: None  # type: ignore[method-assign]
         self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
@@ -231,3 +237,12 @@ def test_a_server_that_went_silent_on_an_open_connection_is_not_sent_the_answer_
         with pytest.raises(TimeoutError):
             server.accept()
     assert b"".join(bodies).count(b'{"frame": 2}') == 1
+
+
+def test_a_server_that_answers_at_length_is_not_read_to_the_end_and_gets_the_next(server: Server) -> None:
+    server.answer = b"x" * 1_000_000
+    post = Webhook(f"http://127.0.0.1:{server.port}/")
+    for number in range(3):
+        post({"frame": number})
+    post.close()
+    assert [record["frame"] for record in server.taken] == [0, 1, 2]
