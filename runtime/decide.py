@@ -14,6 +14,7 @@ from deepir.runtime.place_threshold import fit_place_threshold
 from deepir.runtime.places import Moment, PlaceOptions, PlaceTracker
 from deepir.runtime.pose import Spot
 from deepir.runtime.recogniser import Described, Recogniser, Recognition
+from deepir.runtime.threshold import BY_HAND
 from deepir.runtime.vote import Status, Vote, Votes
 
 Mode = Literal["item", "place"]
@@ -148,7 +149,7 @@ class Decider:
         spots = [Spot.read(item.key, item.metadata) for item in index.items()]
         _check_times(self._options, spots)
         stored = index.threshold
-        if judgement.threshold != "auto" or (stored is not None and stored.basis == "unknown"):
+        if judgement.threshold != "auto" or (stored is not None and stored.basis in BY_HAND):
             places.threshold = judgement.threshold_of(index)
             return
         same = replace(self._options.same, window=max(_NEIGHBOURS, self._options.same.window))

@@ -13,6 +13,7 @@ from deepir.runtime.extractor import Extractor
 from deepir.runtime.index import Index
 from deepir.runtime.progress import progress_bar
 from deepir.runtime.rebuild import Rebuilding, rebuild
+from deepir.runtime.threshold import BY_HAND
 from deepir.runtime.whiten_cli import read_whitening, whitening_options
 
 _FILE = click.Path(path_type=Path)
@@ -54,7 +55,7 @@ def rebuild_command(index_path: Path, model: Path, out: Path | None, *, as_json:
             skip_missing=options["skip_missing"],
         )
         rebuilt = rebuild(old, extractor, rebuilding, advance)
-        learnt = old.threshold is not None and old.threshold.basis == "unknown"
+        learnt = old.threshold is not None and old.threshold.basis in BY_HAND
         before, teacher = old.whitening, old.footer.references
     rebuilt.index.save(target)
     index = rebuilt.index
@@ -65,9 +66,7 @@ def rebuild_command(index_path: Path, model: Path, out: Path | None, *, as_json:
     if before is not None and whiten is None:
         click.echo(f"warning: the whitening of the index before ({before}) was not taken over", err=True)
     if learnt:
-        click.echo(
-            "warning: the threshold came from pictures of unknown things: deepir-index calibrate again", err=True
-        )
+        click.echo("warning: the threshold came from unknown things or by hand: deepir-index calibrate again", err=True)
     facts = {"path": str(target), "items": len(index), "labels": len(index.labels), "missing": len(rebuilt.missing)}
     click.echo(
         f"{target}: {len(index)} items of {len(index.labels)} labels described by {model}, "

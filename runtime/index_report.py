@@ -145,6 +145,8 @@ def _stored_lines(facts: dict[str, Any]) -> Iterator[str]:
 def _threshold_text(threshold: dict[str, Any] | None) -> str:
     if threshold is None:
         return "none: fewer than two labels"
+    if threshold["basis"] == "chosen":
+        return f"{threshold['value']:.3f}, chosen by hand"
     basis = _BASES[threshold["basis"]]
     extrapolated = ", extrapolated from so few" if threshold["extrapolated"] else ""
     count = threshold["impostors"]

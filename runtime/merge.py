@@ -16,6 +16,7 @@ from deepir.runtime.index_home import Home
 from deepir.runtime.index_whitening import IndexWhitening
 from deepir.runtime.items import Keys, Metadata
 from deepir.runtime.moved_views import moved_sources
+from deepir.runtime.threshold import BY_HAND
 from deepir.runtime.views import Views, index_of, views_of
 
 REPEATED = 0.999
@@ -184,7 +185,7 @@ def _check_same(first: _Opened, other: _Opened) -> None:
 
 
 def _is_calibrated(footer: Footer) -> bool:
-    return footer.threshold is not None and footer.threshold.basis == "unknown"
+    return footer.threshold is not None and footer.threshold.basis in BY_HAND
 
 
 def _map_bytes(whitening: IndexWhitening | None) -> bytes:

@@ -80,7 +80,7 @@ class Desk:
         if keep and number is not None:
             with self._lock, Index.open(self._path, write=True, wait=_WAIT) as index:
                 # what stored views made would be computed again at the next change
-                index.set(threshold=Threshold(number, index.footer.far, 0, "unknown"))
+                index.set(threshold=Threshold(number, index.footer.far, 0, "chosen"))
         recogniser.judgement = judgement
         return {"threshold": recogniser.threshold, "auto": number is None, "kept": keep}
 

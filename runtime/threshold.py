@@ -36,7 +36,10 @@ _QUERY_CHUNK = 256
 _STORED_CHUNK = 16384
 
 
-Basis = Literal["views", "queries", "unknown"]
+Basis = Literal["views", "queries", "unknown", "chosen"]
+
+BY_HAND: frozenset[Basis] = frozenset({"unknown", "chosen"})
+"""What a person gave: stored views do not compute it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Threshold:
         impostors: How many pictures were compared with what they do not show.
         basis: `views` when those were stored views, compared with the other labels; `queries` when they were the
             pictures of stored views, described as queries are; `unknown` when they were pictures of things that are
-            not in the index.
+            not in the index; `chosen` when a person chose the value, and nothing was compared.
         extrapolated: So few labels (or pictures of unknown things) do not show one case in 1 / far, and the value
             stands where none of them was seen.
     """

@@ -241,7 +241,7 @@ def test_a_threshold_that_is_kept_stays_in_the_file_when_views_are_added(page: P
     assert post(page, "/enrol", {"label": "new", "frame": 0}).status == 200
     threshold = Index.open(shop).threshold
     assert threshold is not None
-    assert threshold.value == 0.5
+    assert (threshold.value, threshold.basis) == (0.5, "chosen")
 
 
 @pytest.mark.parametrize("value", [1.5, "high", None, True, "NaN"])

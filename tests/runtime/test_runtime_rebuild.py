@@ -210,7 +210,7 @@ def test_a_threshold_from_unknown_things_must_be_learnt_again(
     path = tmp_path / "i.usearch"
     assert deepir_index("build", path, products, "--model", model, "--unknown", catalogue).exit_code == 0
     result = deepir_index("rebuild", path, "--model", new_model)
-    assert "warning: the threshold came from pictures of unknown things" in result.stderr
+    assert "warning: the threshold came from unknown things or by hand" in result.stderr
     threshold = Index.open(path).threshold
     assert threshold is not None
     assert threshold.basis == "views"
