@@ -21,7 +21,7 @@ const now = {
   curve: null,
   curveOf: "",
   sliding: 0,
-  undo: null,
+  enrolled: [], // keys of the views that can be taken back, the newest last
 };
 
 // --- asking and telling the server
@@ -41,7 +41,9 @@ async function tell(path, what) {
   } catch {
     throw new Error("deepir-run does not answer: try again in a moment");
   }
-  if (!answer.ok) throw new Error((await sentence(answer)) || `refused (${answer.status})`);
+  if (!answer.ok) {
+    throw Object.assign(new Error((await sentence(answer)) || `refused (${answer.status})`), { status: answer.status });
+  }
   return answer.json();
 }
 
@@ -525,24 +527,25 @@ byId("enrol").onsubmit = async (submitted) => {
   button.disabled = true;
   try {
     const done = await tell("enrol", { label, frame: now.frame.number, part: now.part });
-    now.undo = done.key;
+    now.enrolled.push(done.key);
     say("enrolled", `Enrolled: ${done.label} has ${done.views} ${done.views === 1 ? "view" : "views"} now.`, true);
   } catch (error) {
     say("enrolled", capital(error.message), false);
   }
-  byId("undo").hidden = now.undo === null;
+  byId("undo").hidden = now.enrolled.length === 0;
   button.disabled = false;
 };
 
 byId("undo").onclick = async () => {
   try {
-    await tell("undo", { key: now.undo });
+    await tell("undo", { key: now.enrolled.at(-1) });
+    now.enrolled.pop();
     say("enrolled", "Taken back.", true);
-    now.undo = null;
   } catch (error) {
+    if (error.status === 400) now.enrolled.pop(); // it is gone already: the ones before can still be taken back
     say("enrolled", capital(error.message), false);
   }
-  byId("undo").hidden = now.undo === null;
+  byId("undo").hidden = now.enrolled.length === 0;
 };
 
 byId("locked").onsubmit = (submitted) => {

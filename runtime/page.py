@@ -84,6 +84,7 @@ class Page:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_FAREWELL,
         )
         self._server = uvicorn.Server(config)

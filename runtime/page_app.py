@@ -76,7 +76,7 @@ class PageApp:
                 {"labels": list(self._vitals.recogniser.index.labels)[:_MOST_LABELS]}
             ),
             "/candidates.json": self._candidates,
-            "/thumbnail/{key:int}.jpg": self._thumbnail,
+            "/thumbnail/{key}.jpg": self._thumbnail,
             "/calibration.json": lambda _request: _json(self._curve.of(self._vitals.recogniser.index)),
             "/healthz": self._health,
             "/metrics": lambda _request: _response(self._metrics.text(), CONTENT_TYPE),
@@ -89,7 +89,7 @@ class PageApp:
         }
         routes = [route(path, _told(work), methods=["GET"]) for path, work in got.items()]
         routes += [route(path, _changing(work), methods=["POST"]) for path, work in posted.items()]
-        handlers = {need("starlette.exceptions").HTTPException: _plain_error, DeepIRError: _error}
+        handlers = {need("starlette.exceptions").HTTPException: _plain_error, DeepIRError: _error, Exception: _broken}
         app: ASGIApp = need("starlette.applications").Starlette(routes=routes, exception_handlers=handlers)
         return app
 
@@ -123,7 +123,7 @@ class PageApp:
         return _json({"frame": shown.number, "part": number, "candidates": self._desk.candidates(shown, number)})
 
     def _thumbnail(self, request: "Request") -> "Response":
-        key = int(request.path_params["key"])
+        key = _whole(request.path_params["key"])
         index = self._vitals.recogniser.index
         try:
             (item,) = index.items([key])
@@ -225,6 +225,11 @@ def _plain_error(_request: "Request", error: Exception) -> "Response":
     return _json({"error": str(getattr(error, "detail", error))}, status)
 
 
+def _broken(_request: "Request", _error: Exception) -> "Response":
+    # the server logs which, with where
+    return _json({"error": "deepir-run failed at this: what it wrote to its log says why"}, 500)
+
+
 def _refusal(status: int, sentence: str) -> Exception:
     refusal: Exception = need("starlette.exceptions").HTTPException(status, sentence)
     return refusal
@@ -242,8 +247,8 @@ def _whole(value: object) -> int:
 
 
 def _part_of(shown: Shown, number: int) -> int:
-    if number >= len(shown.results):
-        raise _refusal(404, f"frame {shown.number} has {len(shown.results)} answers, there is no {number}")
+    if number >= len(shown.answers):
+        raise _refusal(404, f"frame {shown.number} has {len(shown.answers)} answers, there is no {number}")
     return number
 
 

@@ -1,6 +1,7 @@
 """The calibration curve of the index that answers, computed once for each index, in the background."""
 
 import threading
+import weakref
 from typing import Any
 
 from deepir.errors import DeepIRError
@@ -16,7 +17,8 @@ class CurveOfIndex:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._index: Index | None = None
+        # an index that another one replaced must not stay in memory because somebody looked at its curve
+        self._index: weakref.ref[Index] | None = None
         self._found: dict[str, Any] = {}
 
     def of(self, index: Index) -> dict[str, Any]:
@@ -24,8 +26,8 @@ class CurveOfIndex:
         `none` with the `reason`.
         """
         with self._lock:
-            if self._index is not index:
-                self._index, self._found = index, {"status": "computing"}
+            if self._index is None or self._index() is not index:
+                self._index, self._found = weakref.ref(index), {"status": "computing"}
                 threading.Thread(target=self._compute, args=(index,), name="deepir curve", daemon=True).start()
             return self._found
 
@@ -35,7 +37,7 @@ class CurveOfIndex:
         except DeepIRError as error:
             found = {"status": "none", "reason": str(error)}
         with self._lock:
-            if self._index is index:
+            if self._index is not None and self._index() is index:
                 self._found = found
 
 

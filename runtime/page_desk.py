@@ -1,7 +1,6 @@
 """What a person changes from the live page: the threshold, and views that are enrolled or taken back."""
 
 import dataclasses
-import math
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,12 +45,15 @@ class Desk:
         return ""
 
     def candidates(self, shown: Shown, number: int) -> list[dict[str, Any]]:
-        """The best view of each of the best labels for one answer, with whether its picture is there."""
-        result = shown.results[number]
-        if result.query_1d is None:
+        """The best view of each of the best labels for one answer, with whether its picture is there.
+
+        Of the index as it is now: what was enrolled from a frozen picture shows beside it.
+        """
+        answer = shown.answers[number]
+        judgement, index = self._vitals.recogniser.judgement, self._vitals.recogniser.index
+        if answer.query_1d is None or answer.fingerprint != index.model.fingerprint:
             return []
-        judgement, index = self._vitals.recogniser.judgement, result.index
-        hits = judgement.search(result.query_1d, index)[: judgement.top_labels]
+        hits = judgement.search(answer.query_1d, index)[: judgement.top_labels]
         items = index.items([hit.key for hit in hits])
         return [
             {
@@ -92,21 +94,21 @@ class Desk:
             IndexFileError: The index is damaged, made by another model, or another program is changing it.
         """
         label = check_label(label.strip() if isinstance(label, str) else "")
-        closed, result = self.closed(), shown.results[number]
+        closed, answer = self.closed(), shown.answers[number]
         if closed:
             raise InputError(closed)
-        if result.query_1d is None:
+        if answer.query_1d is None:
             message = "a blank picture has nothing that could be recognised again: show the thing first"
             raise InputError(message)
-        moment = datetime.fromtimestamp(result.frame.seen_at, tz=timezone.utc)
+        moment = datetime.fromtimestamp(answer.seen_at, tz=timezone.utc)
         source = f"page-{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z-{shown.number}.jpg"
         with self._lock, Index.open(self._path, write=True, wait=_WAIT) as index:
-            if index.model.fingerprint != result.index.model.fingerprint:
+            if index.model.fingerprint != answer.fingerprint:
                 message = "the index belongs to another model by now: enrol a newer picture"
                 raise InputError(message)
             encoded = encode_thumbnail(shown.part(number), index.footer.thumbnails or SIDE)
             metadata = {THUMBNAIL: keep_thumbnail(self._path, encoded)}
-            (key,) = index.add(label, result.query_1d[None], [source], metadata=[metadata])
+            (key,) = index.add(label, answer.query_1d[None], [source], metadata=[metadata])
             views = len(index.views_of(label))
         self._enrolled.add(key)
         return {"key": key, "label": label, "view": source, "views": views}
@@ -130,7 +132,7 @@ class Desk:
 def _number(value: object) -> float | None:
     if value == "auto":
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1 <= value <= 1:
         message = f"the threshold must be auto or a number between -1 and 1, got {value!r}"
         raise OptionError(message)
     return float(value)

@@ -2,12 +2,14 @@
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepir.image import Image, decode_image
+from deepir.runtime.boxes import Part
 from deepir.runtime.pictures import encode_thumbnail
 from deepir.runtime.result import Result
 from deepir.runtime.vitals import Vitals
@@ -20,7 +22,30 @@ _KEPT = 50
 
 _HELD = 4
 
-_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShownAnswer:
+    """What is kept of a result: neither its pixels nor its index, which may be large and another one by now.
+
+    Attributes:
+        record: As a JSON line has it.
+        query_1d: (D,) The model's descriptor; None for a blank picture.
+        fingerprint: Of that model.
+        part: The box; None for the whole picture.
+        seen_at: When its frame was captured, in seconds since 1970.
+    """
+
+    record: dict[str, Any]
+    query_1d: NDArray[np.float32] | None
+    fingerprint: str
+    part: Part | None
+    seen_at: float
+
+    @classmethod
+    def of(cls, result: Result) -> "ShownAnswer":
+        """What is kept of this result."""
+        fingerprint = result.index.model.fingerprint
+        return cls(result.record(), result.query_1d, fingerprint, result.part, result.frame.seen_at)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,24 +54,26 @@ class Shown:
 
     Attributes:
         number: Of the frame.
-        results: The answers to it, one for each box; their frames are without pixels.
+        captured: When, by the clock that never jumps.
+        answers: To it, one for each box.
         picture: JPEG.
         size: (height, width) of the frame, which boxes are counted in.
     """
 
     number: int
-    results: tuple[Result, ...]
+    captured: float
+    answers: tuple[ShownAnswer, ...]
     picture: bytes
     size: tuple[int, int]
 
     def record(self) -> dict[str, Any]:
         """As a JSON object; every answer as a JSON line has it, and how it is told to people."""
-        return {"number": self.number, "size": list(self.size), "answers": [result.record() for result in self.results]}
+        return {"number": self.number, "size": list(self.size), "answers": [answer.record for answer in self.answers]}
 
     def part(self, number: int) -> Image:
         """The pixels of one answer."""
         image = decode_image(self.picture, f"frame {self.number}")
-        part = self.results[number].part
+        part = self.answers[number].part
         if part is None:
             return image
         scale = image.shape[1] / self.size[1]
@@ -78,14 +105,13 @@ class Showcase:
                 return None
             frame = results[0].frame
             before = self._kept.get(frame.number)
-            again = before is not None and before.results[0].frame.captured == frame.captured
-            if before is not None and again and len(before.results) == len(results):
+            again = before is not None and before.captured == frame.captured
+            if before is not None and again and len(before.answers) == len(results):
                 return before
             picture = before.picture if before is not None and again else encode_thumbnail(frame.image, WIDEST)
-            light = replace(frame, image=_NO_PIXELS)
-            stripped = tuple(replace(result, frame=light) for result in results)
             height, width = frame.image.shape[:2]
-            shown = Shown(frame.number, stripped, picture, (height, width))
+            answers = tuple(ShownAnswer.of(result) for result in results)
+            shown = Shown(frame.number, frame.captured, answers, picture, (height, width))
             self._kept[frame.number] = shown
             self._kept.move_to_end(frame.number)
             while len(self._kept) > _KEPT:

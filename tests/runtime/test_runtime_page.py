@@ -1,9 +1,11 @@
 """The live page's addresses, asked by a plain HTTP client: who may ask, what is told, what is changed."""
 
+import gc
 import http.client
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -175,6 +177,7 @@ def test_a_picture_that_is_gone_is_not_found(page: Page, show: Show, catalogue: 
     assert get(page, f"/thumbnail/{first['key']}.jpg").status == 404
     assert get(page, "/candidates.json").json["candidates"][0]["picture"] is False
     assert get(page, "/thumbnail/999.jpg").status == 404
+    assert get(page, f"/thumbnail/{'9' * 5000}.jpg").status == 400
 
 
 def test_events_bring_each_newer_answer(page: Page, show: Show) -> None:
@@ -244,7 +247,7 @@ def test_a_threshold_that_is_kept_stays_in_the_file_when_views_are_added(page: P
     assert (threshold.value, threshold.basis) == (0.5, "chosen")
 
 
-@pytest.mark.parametrize("value", [1.5, "high", None, True, "NaN"])
+@pytest.mark.parametrize("value", [1.5, "high", None, True, "NaN", float("nan"), 10**400])
 def test_a_threshold_that_is_none_is_refused_and_changes_nothing(
     page: Page, recogniser: Recogniser, value: Any
 ) -> None:
@@ -309,6 +312,41 @@ def test_only_what_was_enrolled_here_can_be_undone_and_once(page: Page, show: Sh
     assert len(Index.open(shop)) == 12
 
 
+def test_an_index_that_was_replaced_does_not_stay_in_memory_because_it_was_looked_at(
+    page: Page, show: Show, recogniser: Recogniser, shop: Path
+) -> None:
+    show(0)
+    get(page, "/candidates.json")
+    while get(page, "/calibration.json").json["status"] == "computing":
+        pass
+    before = weakref.ref(recogniser.index)
+    recogniser.index = Index.open(shop)
+    show(1)
+    gc.collect()
+    assert before() is None
+    assert get(page, "/candidates.json?frame=0").json["candidates"][0]["label"] == "red"
+
+
+def test_beside_a_picture_stands_what_was_enrolled_from_it(
+    page: Page, show: Show, recogniser: Recogniser, shop: Path
+) -> None:
+    show(0)
+    get(page, "/state.json")
+    key = post(page, "/enrol", {"label": "cup", "frame": 0}).json["key"]
+    recogniser.index = Index.open(shop)
+    found = get(page, "/candidates.json?frame=0").json["candidates"]
+    assert (found[0]["key"], found[0]["similarity"]) == (key, pytest.approx(1, abs=1e-2))
+
+
+def test_what_fails_in_a_way_nobody_thought_of_is_told_as_json(
+    page: Page, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(vitals, "recogniser")
+    answer = get(page, "/labels.json")
+    assert (answer.status, "log" in answer.json["error"]) == (500, True)
+    assert "content-security-policy" in answer.headers
+
+
 def test_while_another_program_changes_the_index_enrolling_waits_and_says_so(
     page: Page, show: Show, shop: Path
 ) -> None:
@@ -353,6 +391,7 @@ def test_this_machine_may_be_called_by_its_own_names(page: Page, host: str) -> N
         ({"content_type": "application/x-www-form-urlencoded"}, 415),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec_Fetch_Site": "cross-site"}, 403),
         ({"Sec_Fetch_Site": "same-site"}, 403),
         ({"Sec_Fetch_Site": "same-origin"}, 200),

@@ -168,6 +168,18 @@ def test_a_frozen_picture_is_enrolled_though_others_were_answered_since(
     browser.shows("blue")
 
 
+def test_several_views_are_taken_back_one_after_the_other(browser: Browser, show: Show, shop: Path) -> None:
+    show(0, "red")
+    browser.shows("red")
+    for views in (1, 2):
+        browser.enrol("cup")
+        browser.wait(lambda views=views: f"cup has {views} view" in browser.text("enrolled"))
+    for left in (13, 12):
+        browser.press("undo")
+        browser.wait(lambda left=left: len(Index.open(shop)) == left)
+    browser.wait(lambda: browser.run("return document.getElementById('undo').hidden"))
+
+
 def test_what_is_no_label_is_explained_beside_the_field(browser: Browser, show: Show, shop: Path) -> None:
     show(0)
     browser.enrol("a//b")
