@@ -191,9 +191,10 @@ def test_the_range_of_least_squares_errs_no_more_than_the_largest_value(images: 
     images[0, 0, 0, 0] *= outlier
     seen = measured(images)
     if seen.largest > 0:
-        allowed = seen.width**2 + 1e-9 * seen.largest**2
-        found = mean_squared_error(images, range_by(seen, "mse"))
-        assert found <= mean_squared_error(images, seen.largest) * 1.01 + allowed
+        # the histogram moves each value by half of a bin at most, once in what is chosen and once in what it is held to
+        allowed = seen.width + 1e-4 * seen.largest
+        found = np.sqrt(mean_squared_error(images, range_by(seen, "mse")))
+        assert found <= np.sqrt(mean_squared_error(images, seen.largest)) * 1.005 + allowed
 
 
 @pytest.mark.parametrize("name", ["normal", "exponential", "heavy"])
