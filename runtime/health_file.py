@@ -74,7 +74,11 @@ class HealthFile:
 
 
 def status_of(report: dict[str, Any]) -> str:
-    """`starting` before the first answer, `waiting` while a camera gives no frames, else `running`."""
+    """In one word: `hanging` when the loop has not gone round for ten seconds, `starting` before the first answer,
+    `waiting` while a camera gives no frames, else `running`.
+    """
+    if report["loop_s"] > OLDEST:
+        return "hanging"
     if report["source"].get("status", "live") not in {"live", "ended"}:
         return "waiting" if report["results"] or report["source"]["outages"] else "starting"
     return "running" if report["results"] else "starting"

@@ -153,6 +153,7 @@ class _Around:
     def look(self, pipeline: Pipeline) -> None:
         """Once in a while, and between two frames."""
         self._take_fresh(pipeline)
+        self._vitals.beat()
         self._news.look()
         if self._health is not None:
             self._health.beat(self._vitals)

@@ -49,6 +49,7 @@ class Vitals:
         self._clock = clock
         self._began = clock()
         self._started = time.time()
+        self._beaten = self._began
         self._changed = threading.Condition()
         self._counts = dict.fromkeys(STATUSES, 0)
         self._results = 0
@@ -57,6 +58,10 @@ class Vitals:
         self._answered: deque[float] = deque(maxlen=_KEPT)
         self._ages: deque[float] = deque(maxlen=_KEPT)
         self._stages: dict[str, deque[float]] = {}
+
+    def beat(self) -> None:
+        """The loop goes round, with or without an answer."""
+        self._beaten = self._clock()
 
     def note(self, result: Result) -> None:
         """Take one more answer into account."""
@@ -132,6 +137,7 @@ class Vitals:
             "pid": os.getpid(),
             "started": round(self._started, 3),
             "uptime_s": round(self.seconds, 1),
+            "loop_s": round(self._clock() - self._beaten, 1),
             "frames": self._frames,
             "results": results,
             **counts,

@@ -125,6 +125,13 @@ def test_the_report_is_one_json_object_with_everything(vitals: Vitals, recognise
     assert "status" not in report["source"]
 
 
+def test_a_loop_that_does_not_go_round_shows(vitals: Vitals, clock: Hand) -> None:
+    clock.seconds = 5.0
+    vitals.beat()
+    clock.seconds = 17.5
+    assert vitals.report()["loop_s"] == 12.5
+
+
 def test_before_the_first_answer_the_report_has_nothing_to_tell(vitals: Vitals) -> None:
     report = vitals.report()
     assert (report["last"], report["age_ms"], report["ms"], report["rate"]) == (None, None, {}, 0)
