@@ -14,6 +14,7 @@ from deepir.runtime.extractor import Extractor
 from deepir.runtime.frame import Frame, Source
 from deepir.runtime.handover import Handover
 from deepir.runtime.index import Index
+from deepir.runtime.memory import give_back
 from deepir.runtime.recogniser import Described, Recogniser, described
 from deepir.runtime.roi import Roi
 
@@ -181,8 +182,10 @@ class Pipeline:
         if extractor is not None:
             before, self._recogniser.extractor = self._recogniser.extractor, extractor
             before.close()
+            del before
         if index is not None:
             self._recogniser.index = index
+            give_back()
 
 
 def _chosen(frames: Iterable[Frame], looking: Looking, *, live: bool) -> Iterator[Frame]:
