@@ -50,7 +50,7 @@ class Vitals:
         self._began = clock()
         self._started = time.time()
         self._beaten = self._began
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
         self._counts = dict.fromkeys(STATUSES, 0)
         self._results = 0
         self._frames = 0
@@ -75,7 +75,6 @@ class Vitals:
             self._ages.append(1000 * result.age)
             for stage, milliseconds in result.recognition.milliseconds.items():
                 self._stages.setdefault(stage, deque(maxlen=_KEPT)).append(milliseconds)
-            self._changed.notify_all()
 
     @property
     def results(self) -> int:
@@ -102,12 +101,6 @@ class Vitals:
     def latest_of_frame(self) -> tuple[Result, ...]:
         """The answers to the newest frame, one for each box that was looked at so far."""
         return self._latest
-
-    def newer(self, than: int, seconds: float) -> tuple[int, Result | None]:
-        """Wait for more answers than so many, and give their number and the newest of them, None where none came."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._results > than, seconds)
-            return self._results, self.latest if self._results > than else None
 
     @property
     def seconds(self) -> float:

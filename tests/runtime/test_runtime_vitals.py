@@ -138,17 +138,6 @@ def test_before_the_first_answer_the_report_has_nothing_to_tell(vitals: Vitals) 
     assert vitals.latest is None
 
 
-def test_whoever_waits_gets_the_newest_answer_or_hears_that_there_was_none(
-    vitals: Vitals, recogniser: Recogniser
-) -> None:
-    assert vitals.newer(0, 0) == (0, None)
-    first, second = answer(recogniser, frame(0)), answer(recogniser, frame(1))
-    vitals.note(first)
-    vitals.note(second)
-    assert vitals.newer(0, 0) == (2, second)
-    assert vitals.newer(2, 0) == (2, None)
-
-
 def test_a_lost_camera_is_told_with_its_reason(recogniser: Recogniser) -> None:
     trouble = Trouble("refused", "nobody listens there")
     with Camera(lambda: trouble, "rtsp://***@host/1", Patience(on_lost="wait")) as camera:
