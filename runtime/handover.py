@@ -53,9 +53,9 @@ class Handover(Generic[_T]):
 
     @property
     def over(self) -> bool:
-        """Whether everything was taken and nothing more comes."""
+        """Whether everything was taken and nothing more comes; not while an error is to be raised."""
         with self._changed:
-            return self._closed or (self._ended and not self._waiting)
+            return self._closed or (self._ended and not self._waiting and self._error is None)
 
     def take(self, seconds: float | None = None) -> _T | None:
         """The next thing; None when there was none in so many seconds, or all is over.

@@ -53,6 +53,8 @@ def test_an_error_comes_after_what_was_put_before_it_and_again_for_who_asks_agai
     handover.end(ValueError("broken"))
     assert not handover.over
     assert handover.take() == 1
+    # or a loop that asks this first would end as if all were well
+    assert not handover.over
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
             handover.take()
