@@ -22,6 +22,7 @@ const now = {
   curveOf: "",
   sliding: 0,
   enrolled: [], // keys of the views that can be taken back, the newest last
+  changing: false, // the index, by a view enrolled or taken back
 };
 
 // --- asking and telling the server
@@ -139,7 +140,7 @@ function draw() {
   outline(size, answers);
   verdict(answer);
   byId("freeze").disabled = false;
-  byId("enrol-button").disabled = Boolean(now.event.enrol_closed);
+  enrolButtons();
   candidates();
   mark();
 }
@@ -523,8 +524,7 @@ byId("enrol").onsubmit = async (submitted) => {
   submitted.preventDefault();
   const label = byId("new-label").value.trim();
   if (!label || !now.frame) return;
-  const button = byId("enrol-button");
-  button.disabled = true;
+  changing(true);
   try {
     const done = await tell("enrol", { label, frame: now.frame.number, part: now.part });
     now.enrolled.push(done.key);
@@ -532,11 +532,11 @@ byId("enrol").onsubmit = async (submitted) => {
   } catch (error) {
     say("enrolled", capital(error.message), false);
   }
-  byId("undo").hidden = now.enrolled.length === 0;
-  button.disabled = false;
+  changing(false);
 };
 
 byId("undo").onclick = async () => {
+  changing(true);
   try {
     await tell("undo", { key: now.enrolled.at(-1) });
     now.enrolled.pop();
@@ -545,8 +545,20 @@ byId("undo").onclick = async () => {
     if (error.status === 400) now.enrolled.pop(); // it is gone already: the ones before can still be taken back
     say("enrolled", capital(error.message), false);
   }
-  byId("undo").hidden = now.enrolled.length === 0;
+  changing(false);
 };
+
+// one change at a time: pressed twice, a button would send the same one again before the first is answered
+function changing(under) {
+  now.changing = under;
+  enrolButtons();
+}
+
+function enrolButtons() {
+  byId("enrol-button").disabled = now.changing || !now.event || Boolean(now.event.enrol_closed);
+  byId("undo").disabled = now.changing;
+  byId("undo").hidden = now.enrolled.length === 0;
+}
 
 byId("locked").onsubmit = (submitted) => {
   submitted.preventDefault();
