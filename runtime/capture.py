@@ -19,6 +19,12 @@ stimeout is what FFmpeg before 5 calls it for RTSP; there, `timeout` would make 
 OpenCV's limits stand.
 """
 
+_WAIT = 0.4
+_FPS = 25.0
+_LONGEST_CATCH_UP = 3.0
+"""A picture that took less than such a part of the time between two of them was waiting already. For so many seconds at
+most: what goes on coming faster than a camera sends is a file."""
+
 
 class Capture(Protocol):
     """What we use of cv2.VideoCapture."""
@@ -58,7 +64,8 @@ def open_address(address: str) -> Capture:
     cv2 = _quiet_cv2()
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-    return _Prompt(cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits), 0.95 * _TIMEOUT_MS / 1000)
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    return _Prompt(capture, 0.95 * _TIMEOUT_MS / 1000, piles_up=address.startswith(("rtsp", "rtmp", "srt", "udp")))
 
 
 def open_pipeline(pipeline: str) -> Capture:
@@ -94,23 +101,43 @@ def frame_count(capture: Capture) -> int | None:
 
 
 class _Prompt:
-    """A capture that gives no picture once a read has run out of time.
+    """A capture of a live stream whose pictures are as new as they seem.
 
     FFmpeg's decoder holds the last pictures back. When a stream stalls they come out one by one, each when the next
-    read has run out of time, and would pass for new ones.
+    read has run out of time, so none is given then.
+
+    Args:
+        capture: To read from.
+        limit: Seconds after which a read has run out of time.
+        piles_up: While FFmpeg finds out what the stream holds, a second or two of it pile up. The first read passes
+            over them: they come at once, a new picture only when it is sent.
     """
 
-    def __init__(self, capture: Capture, limit: float) -> None:
+    def __init__(self, capture: Capture, limit: float, *, piles_up: bool) -> None:
         self._capture = capture
         self._limit = limit
+        self._behind = piles_up
 
     def isOpened(self) -> bool:  # noqa: N802 OpenCV's name
         return self._capture.isOpened()
 
     def read(self) -> tuple[bool, NDArray[Any] | None]:
+        read, bgr, took = self._read()
+        if self._behind:
+            self._behind = False
+            at_once = _WAIT / (frame_rate(self._capture) or _FPS)
+            until = time.monotonic() + _LONGEST_CATCH_UP
+            # how long the first one took says nothing: the decoder is still warming up
+            while read and time.monotonic() < until:
+                read, bgr, took = self._read()
+                if took >= at_once:
+                    break
+        return (False, None) if took >= self._limit else (read, bgr)
+
+    def _read(self) -> tuple[bool, NDArray[Any] | None, float]:
         began = time.monotonic()
         read, bgr = self._capture.read()
-        return (False, None) if time.monotonic() - began >= self._limit else (read, bgr)
+        return read, bgr, time.monotonic() - began
 
     def get(self, property_number: int) -> float:
         return self._capture.get(property_number)
