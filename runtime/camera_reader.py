@@ -95,7 +95,8 @@ class Reader:
             reads += 1
             frozen = self._slot.patience.frozen
             if frozen is not None and (seconds := self._filter.frozen_for(bgr, now)) >= frozen:
-                message = f"{name} has given the same picture for {seconds:.0f} seconds: restart the camera"
+                message = f"{name} has given the same picture for {seconds:.0f} seconds: "
+                message += "restart the camera; where it looks at a still picture, --frozen off"
                 return Trouble("frozen", message)
             if self._filter.accepts(bgr, now):
                 self._slot.put(self, turn_to_rgb(bgr), now, clock.wall())

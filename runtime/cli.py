@@ -9,7 +9,7 @@ import click
 from deepir.errors import reports_errors
 from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.camera_list import list_cameras
-from deepir.runtime.camera_state import ON_LOST
+from deepir.runtime.camera_state import ON_LOST, Patience
 from deepir.runtime.decide_cli import deciding_options, read_deciding
 from deepir.runtime.judgement_cli import judgement_options, read_judgement
 from deepir.runtime.page_address import PageAddress
@@ -18,7 +18,18 @@ from deepir.runtime.run import RunOptions, run
 from deepir.runtime.sinks_cli import read_sink_options, sink_options
 
 _DEFAULTS = {option.name: option.default for option in fields(RunOptions)}
+_PATIENCE = {option.name: option.default for option in fields(Patience)}
 _FILE = click.Path(path_type=Path)
+
+
+def _seconds_or_off(_context: click.Context, _option: click.Parameter, value: str) -> float | None:
+    if value == "off":
+        return None
+    try:
+        return float(value)
+    except ValueError as error:
+        message = f"expected seconds or off, got {value!r}"
+        raise click.BadParameter(message) from error
 
 
 def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -53,8 +64,15 @@ def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool
 @click.option(
     "--on-lost",
     type=click.Choice(ON_LOST),
-    default=_DEFAULTS["on_lost"],
+    default=_PATIENCE["on_lost"],
     help="When a camera is lost, or not there yet.",
+)
+@click.option(
+    "--frozen",
+    metavar="SECONDS|off",
+    default=f"{_PATIENCE['frozen']:g}",
+    callback=_seconds_or_off,
+    help="A camera with the same pixels for so long is lost; off: a still picture is one.",
 )
 @click.option(
     "--list-cameras",
@@ -83,6 +101,7 @@ def main(**options: Any) -> None:
         RunOptions(
             roi=None if roi is None else Roi.parse(roi),
             page=None if page is None else PageAddress.parse(page),
+            patience=Patience(on_lost=options.pop("on_lost"), frozen=options.pop("frozen")),
             backend=read_backend_options(options),
             judgement=read_judgement(options),
             deciding=read_deciding(options),

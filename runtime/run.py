@@ -14,7 +14,7 @@ from deepir.runtime.annotate import check_video_path
 from deepir.runtime.answering import Answering, Outputs
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.boxes import Parts
-from deepir.runtime.camera_state import OnLost, Patience
+from deepir.runtime.camera_state import Patience
 from deepir.runtime.decide import Deciding
 from deepir.runtime.health_file import HealthFile
 from deepir.runtime.index import Index
@@ -57,7 +57,7 @@ class RunOptions:
     jsonl: Path | None = None
     events: bool = False
     quiet: bool = False
-    on_lost: OnLost = "exit"
+    patience: Patience = field(default_factory=Patience)
     sinks: SinkOptions = field(default_factory=SinkOptions)
     health_file: Path | None = None
     page: PageAddress | None = None
@@ -90,7 +90,7 @@ def run(options: RunOptions) -> None:
         model = ModelFile(options.index_path, options.model, options.backend)
         recogniser = stack.enter_context(Recogniser(model.open(index), index, options.judgement))
         parts = _read_boxes(options)
-        source = stack.enter_context(open_source(options.source, Patience(on_lost=options.on_lost)))
+        source = stack.enter_context(open_source(options.source, options.patience))
         health = None if options.health_file is None else HealthFile(options.health_file)
         vitals = Vitals(recogniser, source, stack.enter_context(open_sinks(options.sinks)))
         page = None if options.page is None else stack.enter_context(Page(vitals, options.index_path, options.page))

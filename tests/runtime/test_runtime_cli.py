@@ -207,6 +207,19 @@ def test_a_reader_that_leaves_early_is_no_error(shop: Path, walk: Path) -> None:
     process.stderr.close()
 
 
+def test_a_still_picture_is_a_frozen_camera_or_what_there_is_to_see(shop: Path, deepir_run: Command) -> None:
+    still = "test://64x48@100?freeze=0"
+    frozen = deepir_run(still, "--index", shop, "--frozen", "0.2")
+    assert frozen.exit_code == 7
+    assert "the same picture for 0 seconds: restart the camera; where it looks at a still picture" in frozen.stderr
+    seen = deepir_run(f"{still}&frames=50", "--index", shop, "--frozen", "off", "--on-lost", "wait")
+    assert seen.exit_code == 0, seen.stderr
+    assert lines_of(seen)
+    for word in ("0", "nan", "soon"):
+        wrong = deepir_run(still, "--index", shop, "--frozen", word)
+        assert (wrong.exit_code, word in wrong.stderr) == (2, True), wrong.stderr
+
+
 def test_a_camera_that_is_not_there_yet_is_waited_for_or_ends_the_program(shop: Path, deepir_run: Command) -> None:
     late = "test://64x48@30?absent=0.1s"
     waited = deepir_run(late, "--index", shop, "--on-lost", "wait", "--max-frames", 2)
