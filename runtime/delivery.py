@@ -24,6 +24,7 @@ _FAREWELL = 5.0
 _MOST_TRACKED = 256
 
 Record = Mapping[str, Any]
+_Shown = tuple[str, str | None]
 
 
 class DeliveryError(Exception):
@@ -38,13 +39,16 @@ class Choice:
     """Which answers are sent.
 
     Args:
-        send: `all`; `matches`; or `changes`, where status or label differ from what was sent before, of each thing
-            that a tracker follows.
+        send: `all`; `matches`; or `changes`: where status or label of a thing that a tracker follows differ from before,
+            and without a tracker, where nothing in the frame before had both.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._before: OrderedDict[int | None, tuple[str, str | None]] = OrderedDict()
+        self._tracked: OrderedDict[int, _Shown] = OrderedDict()
+        self._frame: int | None = None
+        self._before: set[_Shown] = set()
+        self._now: set[_Shown] = set()
 
     def takes(self, result: Result) -> bool:
         """Whether this answer is one."""
@@ -52,12 +56,24 @@ class Choice:
         if self._send != "changes":
             return self._send == "all" or shown.status == "match"
         thing = None if result.part is None else result.part.tracker
-        before, now = self._before.get(thing), (shown.status, shown.label)
-        self._before[thing] = now
-        self._before.move_to_end(thing)
-        if len(self._before) > _MOST_TRACKED:
-            self._before.popitem(last=False)
-        return now != before
+        if thing is None:
+            return self._is_new_to_the_frame(result.frame.number, (shown.status, shown.label))
+        return self._is_new_of(thing, (shown.status, shown.label))
+
+    def _is_new_of(self, thing: int, shown: _Shown) -> bool:
+        before = self._tracked.get(thing)
+        self._tracked[thing] = shown
+        self._tracked.move_to_end(thing)
+        if len(self._tracked) > _MOST_TRACKED:
+            self._tracked.popitem(last=False)
+        return shown != before
+
+    def _is_new_to_the_frame(self, frame: int, shown: _Shown) -> bool:
+        if frame != self._frame:
+            self._frame, self._before, self._now = frame, self._now, set()
+        new = shown not in self._before | self._now
+        self._now.add(shown)
+        return new
 
 
 class Delivery:

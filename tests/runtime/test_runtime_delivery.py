@@ -174,6 +174,18 @@ def test_each_thing_that_a_tracker_follows_has_changes_of_its_own(make_answer: M
     assert told == [True, True, False, False, True]
 
 
+def test_of_boxes_without_a_tracker_what_the_frame_before_did_not_show_is_a_change(make_answer: MakeAnswer) -> None:
+    choice = Choice("changes")
+    frames = [["red", "blue"], ["blue", "red", "red"], ["red", None, None], ["red", "blue"]]
+    told = [
+        (number, label)
+        for number, labels in enumerate(frames)
+        for label in labels
+        if choice.takes(make_answer(number, label, part=Part((0, 0, 1, 1))))
+    ]
+    assert told == [(0, "red"), (0, "blue"), (2, None), (3, "blue")]
+
+
 def test_a_record_that_cannot_be_sent_at_all_is_given_up_and_the_next_goes_on(make_answer: MakeAnswer) -> None:
     sent: list[int] = []
 
