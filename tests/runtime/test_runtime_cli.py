@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,7 +212,7 @@ def test_a_still_picture_is_a_frozen_camera_or_what_there_is_to_see(shop: Path, 
     still = "test://64x48@100?freeze=0"
     frozen = deepir_run(still, "--index", shop, "--frozen", "0.2")
     assert frozen.exit_code == 7
-    assert "the same picture for 0 seconds: restart the camera; where it looks at a still picture" in frozen.stderr
+    assert re.search(r"same picture for \d+ seconds: restart the camera; where it looks at a still", frozen.stderr)
     seen = deepir_run(f"{still}&frames=50", "--index", shop, "--frozen", "off", "--on-lost", "wait")
     assert seen.exit_code == 0, seen.stderr
     assert lines_of(seen)
@@ -224,7 +225,9 @@ def test_a_camera_that_is_not_there_yet_is_waited_for_or_ends_the_program(shop: 
     late = "test://64x48@30?absent=0.1s"
     waited = deepir_run(late, "--index", shop, "--on-lost", "wait", "--max-frames", 2)
     assert (waited.exit_code, len(lines_of(waited))) == (0, 2), waited.stderr
-    assert deepir_run(late, "--index", shop).exit_code == 7
+    # the seconds count from before the first try, which may come late on a busy machine
+    absent = late.replace("0.1s", "60s")
+    assert deepir_run(absent, "--index", shop, "--max-frames", 1).exit_code == 7
 
 
 def test_cameras_are_listed_without_an_index(deepir_run: Command) -> None:
