@@ -18,7 +18,7 @@ from deepir.runtime.camera_state import Patience
 from deepir.runtime.decide import Deciding
 from deepir.runtime.health_file import HealthFile
 from deepir.runtime.index import Index
-from deepir.runtime.index_watch import IndexWatch, file_state, reads_again_at_sighup
+from deepir.runtime.index_watch import Hangup, IndexWatch, file_state
 from deepir.runtime.model_file import ModelFile
 from deepir.runtime.notify import Notifier
 from deepir.runtime.page import Page
@@ -84,7 +84,7 @@ def run(options: RunOptions) -> None:
     changes is read again in the background, the index at SIGHUP in any case, and no frame is missed.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop())
+        stop, hangup = stack.enter_context(Stop()), stack.enter_context(Hangup())
         seen = file_state(options.index_path)
         index = Index.open(options.index_path)
         model = ModelFile(options.index_path, options.model, options.backend)
@@ -97,7 +97,7 @@ def run(options: RunOptions) -> None:
         outputs = stack.enter_context(_open_outputs(options, vitals))
         _introduce(vitals, page, options)
         watch = stack.enter_context(IndexWatch(options.index_path, model, seen=seen).start())
-        stack.enter_context(reads_again_at_sighup(watch))
+        hangup.tell(watch)
         looking = Looking(every=options.every, fps_max=options.fps_max, roi=options.roi, parts=parts)
         pipeline = stack.enter_context(Pipeline(recogniser, source, looking))
         answering = Answering(recogniser, options.deciding, outputs, live=source.live)

@@ -1,5 +1,6 @@
 """An index that is changed while it answers: read again, swapped between two frames, and never without an answer."""
 
+import errno
 import json
 import os
 import signal
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+import deepir.runtime.index_watch as module
 import deepir.runtime.run as run_module
 from deepir.card import ModelCard
+from deepir.errors import InputError
 from deepir.image import Image
 from deepir.runtime import Index
 from deepir.runtime.backend import BackendOptions
-from deepir.runtime.index_watch import Fresh, IndexWatch, file_state, reads_again_at_sighup
+from deepir.runtime.index_watch import Fresh, Hangup, IndexWatch, file_state
 from deepir.runtime.journal import journal_of
 from deepir.runtime.model_file import ModelFile
 
@@ -54,6 +57,15 @@ def loaded(shop: Path, given: Path | None = None) -> ModelFile:
 def watch(shop: Path, make_card: MakeCard) -> IndexWatch:
     """Not started: the test looks itself."""
     return IndexWatch(shop, loaded(shop), seen=file_state(shop))
+
+
+def look_until_fresh(watch: IndexWatch) -> Fresh | None:
+    """What is taken within the looks after which a failure is tried again."""
+    for _ in range(module._AGAIN + 1):
+        watch.look()
+        if (fresh := watch.take()) is not None:
+            return fresh
+    return None
 
 
 def add_label(shop: Path, label: str, unit_rows: Rows) -> None:
@@ -177,12 +189,80 @@ def test_an_index_whose_model_is_not_there_is_told_and_given_when_it_comes(
     watch.look()
     assert (watch.take(), "the model of" in watch.take_trouble()) == (None, True)
     hidden.rename(other)
-    watch.look(anyway=True)
-    fresh = watch.take()
+    fresh = look_until_fresh(watch)
     assert fresh is not None
     assert fresh.extractor is not None
     assert fresh.extractor.card.spec.fingerprint == make_card("b").spec.fingerprint
     fresh.extractor.close()
+
+
+def test_what_could_not_be_read_for_a_while_is_read_though_it_is_the_same(
+    shop: Path, watch: IndexWatch, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_path: Path) -> Index:
+        message = "too many open files"
+        raise InputError(message)
+
+    add_label(shop, "new", unit_rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "open", fails)
+        watch.look()
+        assert (watch.take(), watch.take_trouble()) == (None, "too many open files")
+        watch.look(anyway=True)
+        assert watch.take_trouble() == "too many open files", "whoever asks is told again"
+    fresh = look_until_fresh(watch)
+    assert fresh is not None
+    assert "new" in fresh.index.labels
+    watch.look()
+    assert watch.take() is None
+
+
+def test_an_index_of_another_model_is_given_once(
+    shop: Path, tmp_path: Path, watch: IndexWatch, write_model: WriteModel, make_card: MakeCard
+) -> None:
+    other = write_model(tmp_path / "other.onnx", card=make_card("b"), seed=2)
+    Index.create(make_card("b"), other).save(shop)
+    watch.look()
+    fresh = watch.take()
+    assert fresh is not None
+    assert fresh.extractor is not None
+    fresh.extractor.close()
+    assert look_until_fresh(watch) is None
+
+
+def test_a_folder_that_cannot_be_looked_at_is_told_once(
+    shop: Path, watch: IndexWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_words: object, **_options: object) -> os.stat_result:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    troubles = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stale)
+        for _ in range(5 * module._AGAIN):
+            watch.look()
+            troubles.append(watch.take_trouble())
+    assert [trouble for trouble in troubles if trouble] == troubles[:1]
+    watch.look()
+    assert watch.take() is not None
+
+
+def test_closing_does_not_wait_for_a_model_that_is_built_for_minutes(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FAREWELL", 0.0)
+    reading, through = threading.Event(), threading.Event()
+
+    class Building(IndexWatch):
+        def look(self, *, anyway: bool = False) -> None:
+            reading.set()
+            through.wait(WAIT)
+
+    watch = Building(shop, loaded(shop), seen=(), interval=NEVER).start()
+    watch.ask()
+    assert reading.wait(WAIT)
+    watch.close()
+    through.set()
 
 
 def test_a_file_that_is_gone_is_told_once(shop: Path, watch: IndexWatch) -> None:
@@ -221,6 +301,7 @@ def test_a_watch_that_was_not_started_can_be_closed(watch: IndexWatch) -> None:
 def test_whatever_goes_wrong_while_looking_is_told_and_the_next_look_comes(
     shop: Path, make_card: MakeCard, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG", module.__name__)
     looks = threading.Semaphore(0)
 
     class Failing(IndexWatch):
@@ -242,7 +323,7 @@ import os, signal, sys
 from pathlib import Path
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.model_file import ModelFile
-from deepir.runtime.index_watch import IndexWatch, reads_again_at_sighup
+from deepir.runtime.index_watch import Hangup, IndexWatch
 
 left = 50
 
@@ -253,7 +334,8 @@ def again(frame, event, argument):
         os.kill(os.getpid(), signal.SIGHUP)
     return again
 
-with reads_again_at_sighup(IndexWatch(Path("any"), ModelFile(Path("any"), None, BackendOptions()), seen=())):
+with Hangup() as hangup:
+    hangup.tell(IndexWatch(Path("any"), ModelFile(Path("any"), None, BackendOptions()), seen=()))
     sys.settrace(again)
     os.kill(os.getpid(), signal.SIGHUP)
     sys.settrace(None)
@@ -266,18 +348,37 @@ def test_signals_that_come_while_one_is_handled_do_not_stop_the_program() -> Non
     assert (done.stdout, done.returncode) == ("through\n", 0)
 
 
-def test_the_handling_of_sighup_before_comes_back(watch: IndexWatch) -> None:
+def test_a_sighup_that_comes_before_there_is_a_watch_is_remembered(shop: Path) -> None:
+    asked: list[str] = []
+
+    class Asked(IndexWatch):
+        def ask(self) -> None:
+            asked.append("again")
+
+    watch = Asked(shop, loaded(shop), seen=())
+    with Hangup() as hangup:
+        hangup.tell(watch)
+        assert asked == []
+    with Hangup() as hangup:
+        os.kill(os.getpid(), signal.SIGHUP)
+        hangup.tell(watch)
+        assert asked == ["again"]
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert asked == ["again", "again"]
+
+
+def test_the_handling_of_sighup_before_comes_back() -> None:
     before = signal.getsignal(signal.SIGHUP)
-    with reads_again_at_sighup(watch):
+    with Hangup():
         assert signal.getsignal(signal.SIGHUP) is not before
     assert signal.getsignal(signal.SIGHUP) is before
 
 
-def test_in_a_thread_of_another_program_signals_are_left_alone(watch: IndexWatch) -> None:
+def test_in_a_thread_of_another_program_signals_are_left_alone() -> None:
     seen: list[object] = []
 
     def within() -> None:
-        with reads_again_at_sighup(watch):
+        with Hangup():
             seen.append(signal.getsignal(signal.SIGHUP))
 
     thread = threading.Thread(target=within)
@@ -469,6 +570,7 @@ def test_an_index_that_shrinks_while_it_answers_is_taken_too(
 
 PROGRAM = """
 import sys, threading
+import deepir.runtime.index_watch as module
 import deepir.runtime.run as run_module
 from deepir.runtime.cli import main
 from deepir.runtime.index_watch import IndexWatch
