@@ -239,6 +239,58 @@ def step_by_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepByStep]:
     return make
 
 
+class Repeated:
+    """A program that is started again whenever it ends: ffmpeg serves one client only."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+        self._stopped = False
+        self._changed = threading.Lock()
+        self._serving: threading.Thread | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._stopped = False
+        self._serving = threading.Thread(target=self._run)
+        self._serving.start()
+
+    def send(self, number: int) -> None:
+        with self._changed:
+            assert self.process is not None
+            self.process.send_signal(number)
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            if self.process is not None:
+                self.process.kill()
+        if self._serving is not None:
+            self._serving.join(60)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopped:
+                    return
+                self.process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.process.wait()
+
+
+@pytest.fixture
+def repeated() -> Iterator[Callable[[list[str]], Repeated]]:
+    """repeated(words) is such a program, running."""
+    programs: list[Repeated] = []
+
+    def run(words: list[str]) -> Repeated:
+        programs.append(Repeated(words))
+        programs[-1].start()
+        return programs[-1]
+
+    yield run
+    for program in programs:
+        program.stop()
+
+
 @pytest.fixture
 def deepir_index() -> Command:
     return lambda *words: CliRunner().invoke(index_main, [str(word) for word in words])
