@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepir.descriptors import Descriptors, similarities
+from deepir.descriptors import Descriptors
 from deepir.errors import ShapeError
 from deepir.runtime.place_hits import SamePlace
+from deepir.runtime.place_spots import Spots
 from deepir.runtime.pose import Spot
-from deepir.runtime.threshold import FALSE_ACCEPTS, Threshold, check_far
+from deepir.runtime.threshold import FALSE_ACCEPTS, NO_OTHER, Threshold, best_of_others, check_far
 
 _SAFETY = 0.5
 """A map resembles itself less than the unmapped rooms beside it resemble it; as for labels (field.md 7.2)."""
@@ -39,18 +40,11 @@ def fit_place_threshold(
     if len(descriptors_nd) != len(spots):
         message = f"expected a spot for each of {len(descriptors_nd)} descriptors, got {len(spots)}"
         raise ShapeError(message)
+    columns = Spots.of(spots)
     count = len(spots)
     rows = np.unique(np.linspace(0, count - 1, min(count, _MOST_ROWS)).round().astype(np.intp))
-    best = [_best_elsewhere(descriptors_nd, spots, row, same) for row in rows.tolist()]
-    found = np.array([similarity for similarity in best if similarity is not None], dtype=np.float32)
+    best_r = best_of_others(descriptors_nd, rows, lambda queries, stored: columns.same(queries, stored, same))
+    found = best_r[best_r > NO_OTHER]
     if not len(found):
         return None
     return Threshold(float(np.quantile(found, 1 - far * _SAFETY)), far, len(found))
-
-
-def _best_elsewhere(descriptors_nd: Descriptors, spots: Sequence[Spot], row: int, same: SamePlace) -> float | None:
-    similarity_n = similarities(descriptors_nd[row : row + 1], descriptors_nd)[0]
-    for other in np.argsort(-similarity_n, kind="stable").tolist():
-        if not same.holds(spots[row], spots[other]):
-            return float(similarity_n[other])
-    return None

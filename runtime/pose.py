@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,11 @@ class Spot:
         Raises:
             ShapeError: Its pose or its time is none.
         """
-        return cls(int(key), read_pose(metadata), read_time(metadata))
+        try:
+            return cls(int(key), read_pose(metadata), read_time(metadata))
+        except ShapeError as error:
+            message = f"item {key} of the map: {error}"
+            raise ShapeError(message) from error
 
 
 def read_pose(metadata: Mapping[str, Any]) -> Pose | None:
@@ -93,6 +97,22 @@ def read_time(metadata: Mapping[str, Any]) -> float | None:
         message = f"a time is a number of seconds, got {time!r}"
         raise ShapeError(message)
     return float(time)
+
+
+def check_one_kind(spots: Iterable[Spot]) -> None:
+    """Refuse a map whose poses have no distance between them.
+
+    Raises:
+        ShapeError: Some are on a plane and some on the earth.
+    """
+    first = {type(spot.pose): spot for spot in reversed([*spots]) if spot.pose is not None}
+    if len(first) > 1:
+        plane, earth = first[PlanarPose], first[GeoPose]
+        message = (
+            f"no distance from {plane.pose} of item {plane.key} to {earth.pose} of item {earth.key}: "
+            "give all items of a map the same kind of pose"
+        )
+        raise ShapeError(message)
 
 
 def distance(one: Pose, other: Pose) -> float:

@@ -5,7 +5,7 @@ label is left out; a few hundred such answers in groups (the views of a label re
 in a hundred, so the tail of what they show is continued: see `_exceeded_by`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,8 +33,10 @@ _MOST_PRODUCTS = 500_000_000
 """About ten seconds of one core with 512 values."""
 
 _QUERY_CHUNK = 256
-_STORED_CHUNK = 16384
+_STORED_CHUNK = 4096
 
+NO_OTHER = -np.inf
+"""Less than any similarity."""
 
 Basis = Literal["views", "queries", "unknown", "chosen"]
 
@@ -99,7 +101,7 @@ def fit_threshold(
     if len(names) < 2:
         return None
     rows = _sample(len(descriptors_nd))
-    best_r = _best_of_other_labels(descriptors_nd, label_n, rows)
+    best_r = best_of_others(descriptors_nd, rows, lambda queries, stored: label_n[queries, None] == label_n[stored])
     # something unknown meets all labels, a view only the others that are here
     met = (len(names) - 1) / max(len(names), all_labels or 0)
     return _from_labels(best_r, label_n[rows], far, met, "views")
@@ -155,6 +157,29 @@ def _from_labels(
     return Threshold(value, far, len(best_n), basis, len(np.unique(label_n)) * far * met < 1)
 
 
+def best_of_others(
+    descriptors_nd: Descriptors,
+    rows: NDArray[np.intp],
+    is_same: Callable[[NDArray[np.intp], slice], NDArray[np.bool_]],
+) -> NDArray[np.float32]:
+    """The similarity of each of these rows to the most similar row that shows something else; NO_OTHER where none does.
+
+    Args:
+        descriptors_nd: Of length 1.
+        rows: (R,) which to compare with all.
+        is_same: Takes some of the rows and some of all, says which show the same, (Q, S).
+    """
+    best_r = np.full(len(rows), NO_OTHER, np.float32)
+    for queries in _slices(len(rows), _QUERY_CHUNK):
+        chunk = rows[queries]
+        queries_qd = descriptors_nd[chunk]
+        for stored in _slices(len(descriptors_nd), _STORED_CHUNK):
+            similarity_qs = similarities(queries_qd, descriptors_nd[stored])
+            similarity_qs[is_same(chunk, stored)] = NO_OTHER
+            np.maximum(best_r[queries], similarity_qs.max(axis=1), out=best_r[queries])
+    return best_r
+
+
 def check_far(far: float) -> None:
     """Refuse what is not a share.
 
@@ -201,20 +226,6 @@ def _quantile(value_n: NDArray[np.float64], weight_n: NDArray[np.float64], share
 def _sample(count: int) -> NDArray[np.intp]:
     most = max(min(_MOST_ROWS, _MOST_PRODUCTS // count), _FEWEST_ROWS)
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
-
-
-def _best_of_other_labels(
-    descriptors_nd: Descriptors, label_n: NDArray[np.intp], rows: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    best_r = np.full(len(rows), -np.inf, np.float32)
-    for queries in _slices(len(rows), _QUERY_CHUNK):
-        chunk = rows[queries]
-        queries_qd, own_q = descriptors_nd[chunk], label_n[chunk, None]
-        for stored in _slices(len(descriptors_nd), _STORED_CHUNK):
-            similarity_qs = similarities(queries_qd, descriptors_nd[stored])
-            similarity_qs[own_q == label_n[stored]] = -np.inf
-            np.maximum(best_r[queries], similarity_qs.max(axis=1), out=best_r[queries])
-    return best_r
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

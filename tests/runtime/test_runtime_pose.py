@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.errors import ShapeError
-from deepir.runtime.pose import EARTH_RADIUS, GeoPose, PlanarPose, Pose, distance, read_pose, read_time
+from deepir.runtime.pose import EARTH_RADIUS, GeoPose, PlanarPose, Pose, Spot, distance, read_pose, read_time
 
 metres = st.floats(-1e6, 1e6)
 planar = st.builds(PlanarPose, metres, metres, st.floats(-4, 4))
@@ -105,3 +105,8 @@ def test_degrees_out_of_range_ask_whether_they_are_swapped(pose: dict[str, float
 def test_what_is_no_time_is_refused(time: object) -> None:
     with pytest.raises(ShapeError, match="number of seconds"):
         read_time({"time": time})
+
+
+def test_an_item_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ShapeError, match=r"item 7 of the map: a pose is .* got 'beside the door'"):
+        Spot.read(7, {"pose": "beside the door"})
