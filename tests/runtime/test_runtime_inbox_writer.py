@@ -19,6 +19,12 @@ MakeAnswer = Callable[..., Result]
 Rows = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk under load may take longer than the program waits for it at its end."""
+    monkeypatch.setattr(inbox_writer, "_FAREWELL", 60.0)
+
+
 @pytest.fixture
 def directions(unit_rows: Rows) -> Any:
     """Descriptors that are not alike."""

@@ -85,11 +85,18 @@ class Cable:
     def _accept(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
-                near, _ = listening.accept()
-                far = socket.create_connection(("127.0.0.1", self._broker.port))
-                self._ends += [near, far]
-                for taking, giving in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(taking, giving), daemon=True).start()
+                self._connect(listening.accept()[0])
+
+    def _connect(self, near: socket.socket) -> None:
+        try:
+            far = socket.create_connection(("127.0.0.1", self._broker.port))
+        except OSError:
+            # the broker is not up yet, and whoever called tries again
+            near.close()
+            return
+        self._ends += [near, far]
+        for taking, giving in ((near, far), (far, near)):
+            threading.Thread(target=self._carry, args=(taking, giving), daemon=True).start()
 
     @staticmethod
     def _carry(taking: socket.socket, giving: socket.socket) -> None:

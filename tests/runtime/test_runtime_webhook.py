@@ -107,8 +107,8 @@ def test_a_server_in_trouble_gets_the_answer_again(
     sink = opened(f"http://127.0.0.1:{server.port}/")
     sink.take(make_answer(1))
     sink.take(make_answer(2))
-    assert sink.wait_for(lambda state: str(code) in state.trouble, WAIT)
     assert sink.wait_for(lambda state: state.sent == 2, WAIT)
+    assert len(server.paths) == 3
     assert [record["frame"] for record in server.taken] == [1, 2]
 
 
@@ -212,10 +212,7 @@ def test_a_number_of_version_6_is_no_port() -> None:
     assert (Webhook("http://[::1]/")._host, Webhook("https://[::1]/")._port) == ("::1", 443)
 
 
-def test_a_server_that_went_silent_on_an_open_connection_is_not_sent_the_answer_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+def test_a_server_that_went_silent_on_an_open_connection_is_not_sent_the_answer_twice() -> None:
     bodies: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         post = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/")
@@ -230,6 +227,8 @@ def test_a_server_that_went_silent_on_an_open_connection_is_not_sent_the_answer_
         thread = threading.Thread(target=answer_once, daemon=True)
         thread.start()
         post({"frame": 1})
+        assert post._connection is not None
+        post._connection.sock.settimeout(0.2)
         with pytest.raises(DeliveryError, match="timed out"):
             post({"frame": 2})
         thread.join(WAIT)
