@@ -27,6 +27,12 @@ _LEGACY_STREAM = 1
 
 _BYTES = ("|u1", "<u1", ">u1", "=u1")
 
+_READ_AS_THEY_ARE = frozenset({"RGB", "RGBA", "RGBX", "L"})
+"""Modes of Pillow whose array is a picture; that of another mode holds other colours, or numbers of a palette."""
+
+_WIDE = ("I", "F")
+"""What modes of Pillow begin with whose values are no bytes: they are refused, for Pillow would cut them at 255."""
+
 
 def as_image(picture: Any, order: Order = "rgb") -> Image:
     """A picture as uint8 (H, W, 3) RGB in the memory of the host; the same array where it is that already.
@@ -35,7 +41,8 @@ def as_image(picture: Any, order: Order = "rgb") -> Image:
         picture: uint8 of shape (H, W, 3), (H, W, 4) whose last channel (alpha) is left out, or grey (H, W) or
             (H, W, 1), repeated for three channels. A numpy array, or what offers `__cuda_array_interface__`,
             `__array_interface__`, `__array__` or DLPack: torch and cupy tensors, PIL pictures, jetson-utils' cudaImage.
-            One on a GPU is copied to the host, for deepir prepares pictures there.
+            One on a GPU is copied to the host, for deepir prepares pictures there; a PIL picture of a palette or of
+            other colours (CMYK, YCbCr, LAB) is turned into RGB by Pillow first.
         order: Of the first three channels.
 
     Raises:
@@ -46,7 +53,7 @@ def as_image(picture: Any, order: Order = "rgb") -> Image:
     if order not in ORDERS:
         message = f"the order of the channels must be rgb or bgr, got {order!r}"
         raise OptionError(message)
-    pixels = picture if isinstance(picture, np.ndarray) else _on_host(picture)
+    pixels = picture if isinstance(picture, np.ndarray) else _on_host(_in_rgb(picture))
     _check(pixels.dtype.str, pixels.shape)
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if channels == 3 and order == "rgb":
@@ -90,6 +97,19 @@ def as_boxes(boxes: Any, image: Image) -> list[Box]:
             )
             raise ShapeError(message)
     return [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in cut_n4]
+
+
+def _in_rgb(picture: Any) -> Any:
+    """A picture of Pillow whose channels are not those of RGB, turned into it; anything else as it came."""
+    mode, convert = getattr(picture, "mode", None), getattr(picture, "convert", None)
+    if not isinstance(mode, str) or convert is None or mode in _READ_AS_THEY_ARE or mode.startswith(_WIDE):
+        return picture
+    try:
+        # Pillow warns where the transparency of a palette is left out, and alpha is left out here anyway
+        return convert("RGBA" if mode == "P" else "RGB")
+    except ValueError as error:
+        message = f"Pillow cannot turn this picture of mode {mode} into RGB ({error}): give one of mode RGB or L"
+        raise ShapeError(message) from error
 
 
 def _on_host(picture: Any) -> NDArray[Any]:

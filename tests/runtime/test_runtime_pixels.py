@@ -104,6 +104,44 @@ def test_a_picture_of_pillow_is_read(rgb: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(as_image(pillow.fromarray(rgb)), rgb)
 
 
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "PA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBA", "L"])
+def test_a_picture_of_pillow_in_another_mode_is_what_pillow_shows_in_rgb(rgb: NDArray[np.uint8], mode: str) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="needs pillow")
+    picture = _in_mode(pillow.fromarray(rgb), mode)
+    np.testing.assert_array_equal(as_image(picture), np.asarray(picture.convert("RGB")))
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(
+    rgb: NDArray[np.uint8], recwarn: pytest.WarningsRecorder
+) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="needs pillow")
+    opaque = pillow.fromarray(rgb).quantize(16)
+    see_through = opaque.copy()
+    see_through.info["transparency"] = bytes(range(16))
+    np.testing.assert_array_equal(as_image(see_through), as_image(opaque))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "F"])
+def test_a_picture_of_pillow_with_wide_values_is_refused_with_the_cure(mode: str) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="needs pillow")
+    with pytest.raises(ShapeError, match=r"scale it to 0\.\.255 and turn it into uint8"):
+        as_image(pillow.new(mode, (7, 5)))
+
+
+def test_a_mode_that_pillow_cannot_turn_into_rgb_is_refused() -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="needs pillow")
+    with pytest.raises(ShapeError, match=r"picture of mode La into RGB .*give one of mode RGB or L"):
+        as_image(pillow.new("La", (7, 5)))
+
+
+def _in_mode(picture: Any, mode: str) -> Any:
+    """Also in those modes that Pillow does not make of RGB."""
+    if mode == "LAB":
+        return pytest.importorskip("PIL.Image").merge(mode, picture.split())
+    return picture.convert("P").convert(mode) if mode == "PA" else picture.convert(mode)
+
+
 def test_a_picture_on_a_gpu_without_its_interface_is_refused_with_the_cure() -> None:
     with pytest.raises(ShapeError, match=r"lies on a device .*give a copy on the host, such as picture\.cpu\(\)"):
         as_image(DlpackOnGpu())
