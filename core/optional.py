@@ -1,6 +1,7 @@
 """Heavy packages, asked for where they are used; a missing one names the command that installs it."""
 
 import importlib
+import os
 from types import ModuleType
 
 from deepir.errors import MissingDependency
@@ -21,13 +22,19 @@ _EXTRA_OF_MODULE = {
 }
 _DEFAULT_EXTRA = "train"
 
+_SILENT = {"onnxruntime": ("ORT_DISABLE_TELEMETRY", "1")}
+"""Packages that tell their makers of the machine they run on, and the variable that forbids it when they are imported.
+ONNX Runtime does since 1.32."""
+
 
 def need(name: str) -> ModuleType:
-    """Import a package that is not a hard dependency.
+    """Import a package that is not a hard dependency; it sends nothing home unless the environment says so.
 
     Raises:
         MissingDependency: It is not installed or its own libraries are not found; says what to install.
     """
+    if name in _SILENT:
+        os.environ.setdefault(*_SILENT[name])
     try:
         return importlib.import_module(name)
     except ImportError as error:
