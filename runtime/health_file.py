@@ -22,6 +22,10 @@ _EVERY = 1.0
 OLDEST = 10.0
 """Seconds after which a file that was not written again tells of a program that hangs."""
 
+MOST_STUCK = 30.0
+"""Seconds for the same pictures in the model after which it hangs: a driver gives no error, and the largest teachers on
+the smallest boards need a third of that."""
+
 _WELL = frozenset({"starting", "running"})
 
 
@@ -74,10 +78,10 @@ class HealthFile:
 
 
 def status_of(report: dict[str, Any]) -> str:
-    """In one word: `hanging` when the loop has not gone round for ten seconds, `starting` before the first answer,
-    `waiting` while a camera gives no frames, else `running`.
+    """In one word: `hanging` when the loop has not gone round for ten seconds, or the model has had the same pictures
+    for thirty; `starting` before the first answer, `waiting` while a camera gives no frames, else `running`.
     """
-    if report["loop_s"] > OLDEST:
+    if report["loop_s"] > OLDEST or report["stuck_s"] > MOST_STUCK:
         return "hanging"
     if report["source"].get("status", "live") not in {"live", "ended"}:
         return "waiting" if report["results"] or report["source"]["outages"] else "starting"

@@ -32,17 +32,18 @@ class Notifier:
         """The program has begun its work."""
         self._send("READY=1")
 
-    def beat(self, make_status: Callable[[], str]) -> None:
+    def beat(self, make_status: Callable[[], str], *, well: bool = True) -> None:
         """The loop goes round; sent at half of the watchdog's time, once a second at most.
 
         Args:
             make_status: A line for people, only made when it is sent.
+            well: Else the watchdog is not told that all is.
         """
         now = self._clock()
         if self._address and now >= self._next:
             self._next = now + self._every
             status = make_status().replace("\n", " ")
-            self._send(f"STATUS={status}\nWATCHDOG=1" if self._watched else f"STATUS={status}")
+            self._send(f"STATUS={status}\nWATCHDOG=1" if self._watched and well else f"STATUS={status}")
 
     def stopping(self) -> None:
         """The program ends on purpose."""

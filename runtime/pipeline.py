@@ -1,5 +1,6 @@
 """Frames in, descriptors out: reading, preparing and the model each in a thread of its own, so that none waits."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +9,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from deepir.card import ModelCard
+from deepir.descriptors import Descriptors
 from deepir.inputs import InputGroup
 from deepir.runtime.boxes import Part, Parts
 from deepir.runtime.extractor import Extractor
@@ -73,7 +75,8 @@ class _Prepared:
 class Pipeline:
     """Takes a source's frames through the model of a recogniser; close it before the recogniser.
 
-    Of a live source only the newest prepared frame waits for the model; of files every frame does.
+    Of a live source only the newest prepared frame waits for the model, and the newest descriptor for whoever takes; of
+    files every one does.
 
     Args:
         recogniser: Its model runs in the pipeline's own thread as long as this is open.
@@ -87,7 +90,9 @@ class Pipeline:
         self._looking = looking or Looking()
         self._read: Handover[Frame] = Handover(_AHEAD)
         self._prepared: Handover[_Prepared] = Handover(1 if source.live else _AHEAD, newest=source.live)
-        self._looked: Handover[Looked] = Handover(_AHEAD)
+        # whoever takes may be away for seconds, and then wants to hear of what is to be seen now
+        self._looked: Handover[Looked] = Handover(1 if source.live else _AHEAD, newest=source.live)
+        self._at_work_since: dict[str, float] = {}
         self._fresh = threading.Lock()
         self._fresh_index: Index | None = None
         self._fresh_extractor: Extractor | None = None
@@ -112,6 +117,12 @@ class Pipeline:
     def over(self) -> bool:
         """Whether no more comes."""
         return self._looked.over
+
+    @property
+    def stuck(self) -> float:
+        """Seconds for which the same pictures are in the model, or made ready for it; a hung driver gives no error."""
+        now = time.monotonic()
+        return max((now - since for since in list(self._at_work_since.values())), default=0.0)
 
     def replace(self, index: Index, extractor: Extractor | None = None) -> None:
         """Compare with another index, and describe with another model, from the next frame on that the model takes.
@@ -159,7 +170,7 @@ class Pipeline:
             fits = waited.card is extractor.card
             prepared = waited if fits else self._as_inputs(waited.frame, waited.parts, extractor)
             started = time.perf_counter()
-            rows = [row for groups, count in prepared.batches for row in extractor.run(groups, count)]
+            rows = [row for batch in prepared.batches for row in self._run(extractor, *batch)]
             seconds = time.perf_counter() - started
             milliseconds = {"prepare": 1000 * prepared.seconds, "describe": 1000 * seconds}
             queries = tuple(described(row, milliseconds) for row in rows)
@@ -172,8 +183,22 @@ class Pipeline:
         size = extractor.batch_size
         batches = []
         for chunk in (boxes[start : start + size] for start in range(0, len(boxes), size)):
-            batches.append((extractor.prepare([frame.image] * len(chunk), chunk), len(chunk)))
+            with self._at_work():
+                batches.append((extractor.prepare([frame.image] * len(chunk), chunk), len(chunk)))
         return _Prepared(frame, parts, batches, extractor.card, time.perf_counter() - started)
+
+    def _run(self, extractor: Extractor, groups: list[InputGroup], count: int) -> Descriptors:
+        with self._at_work():
+            return extractor.run(groups, count)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        thread = threading.current_thread().name
+        self._at_work_since[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._at_work_since[thread]
 
     def _take_fresh(self) -> None:
         with self._fresh:

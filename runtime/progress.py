@@ -1,5 +1,6 @@
 """What a person sees while a command works: a status line, a progress bar; on stderr, never on stdout."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,20 @@ Advance = Callable[[int], None]
 
 Report = Callable[[str], None]
 """Takes lines for people."""
+
+
+def say(text: str = "", *, end: bool = True) -> None:
+    """A line for people, on stderr; once whoever reads them has left, nothing more is written there.
+
+    Args:
+        text: The line.
+        end: Whether the line ends here.
+    """
+    try:
+        click.echo(text, err=True, nl=end)
+    except OSError:
+        # what recognises for weeks does not end because a log's reader did; at exit stderr would be flushed once more
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 open until the program ends
 
 
 class StatusLine:
@@ -39,15 +54,15 @@ class StatusLine:
             return
         self._next = time.monotonic() + (_ON_SCREEN if self._screen else _IN_A_LOG)
         if self._screen:
-            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
+            say("\r" + text.ljust(self._width), end=False)
             self._width = len(text)
         else:
-            click.echo(text, err=True)
+            say(text)
 
     def end(self) -> None:
         """Leave the line as it is and go to the next."""
         if self._width:
-            click.echo(err=True)
+            say()
             self._width = 0
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-import click
-
 from deepir.errors import InputError, OptionError
 from deepir.runtime.annotate import check_video_path
 from deepir.runtime.answering import Answering, Outputs
@@ -16,7 +14,7 @@ from deepir.runtime.backend import BackendOptions
 from deepir.runtime.boxes import Parts
 from deepir.runtime.camera_state import Patience
 from deepir.runtime.decide import Deciding
-from deepir.runtime.health_file import HealthFile
+from deepir.runtime.health_file import MOST_STUCK, HealthFile
 from deepir.runtime.index import Index
 from deepir.runtime.index_watch import Hangup, IndexWatch, file_state
 from deepir.runtime.model_file import ModelFile
@@ -24,7 +22,7 @@ from deepir.runtime.notify import Notifier
 from deepir.runtime.page import Page
 from deepir.runtime.page_address import PageAddress
 from deepir.runtime.pipeline import Looking, Pipeline
-from deepir.runtime.progress import StatusLine
+from deepir.runtime.progress import StatusLine, say
 from deepir.runtime.recogniser import Judgement, Recogniser
 from deepir.runtime.roi import Roi
 from deepir.runtime.run_report import NO_THRESHOLD, CameraNews, introduce, status_text, summary
@@ -105,20 +103,20 @@ def run(options: RunOptions) -> None:
         stack.callback(around.end)
         _loop(pipeline, answering, around, stop)
         if parts is not None and parts.frames and not parts.used:
-            click.echo(f"warning: none of the {parts.frames} frames that {parts.path} names came", err=True)
+            say(f"warning: none of the {parts.frames} frames that {parts.path} names came")
     if stop.interrupted:
         raise KeyboardInterrupt
 
 
 def _introduce(vitals: Vitals, page: Page | None, options: RunOptions) -> None:
     if vitals.recogniser.threshold is None:
-        click.echo(NO_THRESHOLD, err=True)
+        say(NO_THRESHOLD)
     if not options.quiet:
         introduce(vitals.recogniser, vitals.source, options.index_path)
     if page is not None:
         page.start()
         # also with --quiet: nobody could guess the token, or the port that 0 took
-        click.echo(f"page    {page.url}", err=True)
+        say(f"page    {page.url}")
 
 
 def _loop(pipeline: Pipeline, answering: Answering, around: "_Around", stop: Stop) -> None:
@@ -153,17 +151,20 @@ class _Around:
     def look(self, pipeline: Pipeline) -> None:
         """Once in a while, and between two frames."""
         self._take_fresh(pipeline)
-        self._vitals.beat()
+        stuck = pipeline.stuck
+        self._vitals.beat(stuck)
         self._news.look()
         if self._health is not None:
             self._health.beat(self._vitals)
-        self._notifier.beat(self._text)
+        self._notifier.beat(self._text, well=stuck <= MOST_STUCK)
         if self._status.due:
             self._status.show(self._text())
 
     def end(self) -> None:
         """Nothing more is answered."""
         self._notifier.stopping()
+        # a camera whose loss ends the program is lost between two looks
+        self._news.look()
         if self._health is not None:
             self._health.end(self._vitals)
         self._status.end()
@@ -174,14 +175,14 @@ class _Around:
     def _take_fresh(self, pipeline: Pipeline) -> None:
         fresh, trouble = self._watch.take(), self._watch.take_trouble()
         if trouble:
-            click.echo(f"warning: the index and model before go on answering: {trouble}", err=True)
+            say(f"warning: the index and model before go on answering: {trouble}")
         if fresh is None:
             return
         pipeline.replace(fresh.index, fresh.extractor)
         if not self.options.quiet:
             items, labels = len(fresh.index), len(fresh.index.labels)
             model = "" if fresh.extractor is None else f", model {fresh.extractor.backend.name}"
-            click.echo(f"index   read again: {items} items, {labels} labels{model}", err=True)
+            say(f"index   read again: {items} items, {labels} labels{model}")
 
 
 def _read_boxes(options: RunOptions) -> Parts | None:
@@ -224,6 +225,6 @@ def _open_lines(path: Path | None) -> Iterator[TextIO]:
 def _conclude(vitals: Vitals, options: RunOptions) -> None:
     if options.quiet:
         return
-    click.echo(summary(vitals), err=True)
+    say(summary(vitals))
     if options.save is not None and vitals.frames:
-        click.echo(f"wrote {options.save}", err=True)
+        say(f"wrote {options.save}")

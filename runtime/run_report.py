@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import click
-
 from deepir.gate import verdict_text
 from deepir.runtime.frame import Source
+from deepir.runtime.progress import say
 from deepir.runtime.recogniser import Recogniser
 from deepir.runtime.vitals import Vitals, source_report
 
@@ -34,13 +33,13 @@ def introduce(recogniser: Recogniser, source: Source, index_path: Path) -> None:
     size = f"{source.size[1]}x{source.size[0]}" if source.size else "sizes vary"
     rate = f", {source.fps:.4g} frames per second" if source.fps else ""
     newest = ", newest frame" if source.live else ""
-    click.echo(f"model   {card.spec.backbone} {card.numerics.value}, fingerprint {card.spec.fingerprint}", err=True)
+    say(f"model   {card.spec.backbone} {card.numerics.value}, fingerprint {card.spec.fingerprint}")
     for verdict in card.gates:
-        click.echo(f"gate    {verdict.program}: {verdict_text(verdict)}", err=True)
+        say(f"gate    {verdict.program}: {verdict_text(verdict)}")
     why = recogniser.extractor.why
-    click.echo(f"backend {recogniser.extractor.backend.name}{f' ({why})' if why else ''}", err=True)
-    click.echo(f"index   {index_path}: {len(index)} items, {len(index.labels)} labels, threshold {threshold}", err=True)
-    click.echo(f"source  {source.name}: {size}{rate}{newest}", err=True)
+    say(f"backend {recogniser.extractor.backend.name}{f' ({why})' if why else ''}")
+    say(f"index   {index_path}: {len(index)} items, {len(index.labels)} labels, threshold {threshold}")
+    say(f"source  {source.name}: {size}{rate}{newest}")
 
 
 class CameraNews:
@@ -72,7 +71,7 @@ class CameraNews:
             write_line({"event": "camera", **{key: facts[key] for key in keys}, "status": told}, self._lines)
         if not self._quiet:
             sentence = f": {facts['trouble']['sentence']}" if told == "lost" else ""
-            click.echo(f"camera  {facts['name']} is {told}{sentence}", err=True)
+            say(f"camera  {facts['name']} is {told}{sentence}")
 
 
 def status_text(vitals: Vitals) -> str:

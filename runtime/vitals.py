@@ -50,6 +50,7 @@ class Vitals:
         self._began = clock()
         self._started = time.time()
         self._beaten = self._began
+        self._stuck = 0.0
         self._changed = threading.Lock()
         self._counts = dict.fromkeys(STATUSES, 0)
         self._results = 0
@@ -59,9 +60,14 @@ class Vitals:
         self._ages: deque[float] = deque(maxlen=_KEPT)
         self._stages: dict[str, deque[float]] = {}
 
-    def beat(self) -> None:
-        """The loop goes round, with or without an answer."""
+    def beat(self, stuck: float = 0.0) -> None:
+        """The loop goes round, with or without an answer.
+
+        Args:
+            stuck: Seconds for which the same pictures have been prepared or in the model.
+        """
         self._beaten = self._clock()
+        self._stuck = stuck
 
     def note(self, result: Result) -> None:
         """Take one more answer into account."""
@@ -131,6 +137,7 @@ class Vitals:
             "started": round(self._started, 3),
             "uptime_s": round(self.seconds, 1),
             "loop_s": round(self._clock() - self._beaten, 1),
+            "stuck_s": round(self._stuck, 1),
             "frames": self._frames,
             "results": results,
             **counts,

@@ -78,8 +78,10 @@ def test_a_folder_that_is_missing_is_refused_at_once_and_one_that_vanishes_is_no
     ],
 )
 def test_the_status_says_whether_frames_come(results: int, camera: dict[str, Any], status: str) -> None:
-    assert status_of({"results": results, "source": camera, "loop_s": 0.2}) == status
-    assert status_of({"results": results, "source": camera, "loop_s": 10.1}) == "hanging"
+    report = {"results": results, "source": camera, "loop_s": 0.2, "stuck_s": 29.0}
+    assert status_of(report) == status
+    assert status_of({**report, "loop_s": 10.1}) == "hanging"
+    assert status_of({**report, "stuck_s": 30.1}) == "hanging"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,12 @@ def test_the_watchdog_is_fed_twice_in_its_time(systemd: socket.socket, tmp_path:
     assert heard(systemd) == ["STATUS=well\nWATCHDOG=1"] * 3
 
 
+def test_the_watchdog_is_not_fed_while_the_model_hangs(systemd: socket.socket, tmp_path: Path) -> None:
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "800000"}
+    Notifier(environment).beat(lambda: "stuck", well=False)
+    assert heard(systemd) == ["STATUS=stuck"]
+
+
 def test_the_watchdog_of_another_process_is_not_fed(systemd: socket.socket, tmp_path: Path) -> None:
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "800000", "WATCHDOG_PID": "1"}
     Notifier(environment).beat(lambda: "well")

@@ -150,8 +150,37 @@ def test_of_a_camera_the_model_takes_the_newest_frame(recogniser: Recogniser, co
             if thread.name == "deepir prepare":
                 thread.join(WAIT)
         assert len(before._waiting) == 1
-        held.go.release(2)
-        assert [looked.frame.number for looked in all_of(pipeline)] == [0, len(colours) - 1]
+        held.go.release()
+        first = pipeline.take(WAIT)
+        assert first is not None
+        held.go.release()
+        assert [looked.frame.number for looked in (first, *all_of(pipeline))] == [0, len(colours) - 1]
+
+
+def test_whoever_was_away_gets_the_newest_frame_of_a_camera(recogniser: Recogniser, colours: list[Image]) -> None:
+    source = Shown(colours)
+    held = Held(recogniser.extractor.backend)
+    recogniser.extractor.backend = held
+    held.go.release(len(colours))
+    with Pipeline(recogniser, source) as pipeline:
+        for _ in colours:
+            source.show.release()
+            assert held.begun.acquire(timeout=WAIT)
+        for thread in pipeline._threads:
+            thread.join(WAIT)
+        assert [looked.frame.number for looked in all_of(pipeline)] == [len(colours) - 1]
+
+
+def test_a_model_that_hangs_is_noticed(recogniser: Recogniser, colours: list[Image]) -> None:
+    held = Held(recogniser.extractor.backend)
+    recogniser.extractor.backend = held
+    with Pipeline(recogniser, Pictures(colours)) as pipeline:
+        assert held.begun.acquire(timeout=WAIT)
+        first = pipeline.stuck
+        assert pipeline.stuck > first > 0
+        held.go.release(len(colours))
+        assert len(all_of(pipeline)) == len(colours)
+        assert pipeline.stuck == 0
 
 
 def test_an_error_of_the_source_comes_after_the_frames_before_it(recogniser: Recogniser, colours: list[Image]) -> None:
