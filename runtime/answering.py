@@ -7,6 +7,7 @@ from typing import TextIO
 
 from deepir.runtime.boxes import Part
 from deepir.runtime.decide import Decider, Deciding
+from deepir.runtime.index import Index
 from deepir.runtime.pipeline import Looked
 from deepir.runtime.recogniser import Recogniser
 from deepir.runtime.result import Result
@@ -60,6 +61,14 @@ class Answering:
         if self._outputs.video is not None:
             self._outputs.video.write(looked.frame, results)
         return results
+
+    def learn(self, index: Index) -> None:
+        """Make ready to answer from another index; see `Decider.learn`.
+
+        Raises:
+            ShapeError, OptionError: It is no map that places could be looked for in.
+        """
+        self._whole.learn(index)
 
     def _decider(self, part: Part | None) -> Decider:
         if part is None or part.tracker is None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from deepir.errors import OptionError
 from deepir.runtime.frame import Frame
@@ -12,7 +13,7 @@ from deepir.runtime.label_search import Hit
 from deepir.runtime.place_hits import PlaceHit
 from deepir.runtime.place_threshold import fit_place_threshold
 from deepir.runtime.places import Moment, PlaceOptions, PlaceTracker
-from deepir.runtime.pose import Spot
+from deepir.runtime.pose import Spot, check_one_kind
 from deepir.runtime.recogniser import Described, Recogniser, Recognition
 from deepir.runtime.threshold import BY_HAND
 from deepir.runtime.vote import Status, Vote, Votes
@@ -74,7 +75,7 @@ class Decider:
     """Takes the frames of a source one after another; not from two threads at once.
 
     Raises:
-        OptionError: Seconds are to be left out of a map whose items have no time.
+        As of `learn`.
     """
 
     def __init__(self, recogniser: Recogniser, deciding: Deciding, *, live: bool = False) -> None:
@@ -85,9 +86,21 @@ class Decider:
         self._live = live
         self._queries = 0
         self._last: float | None = None
-        self._map: Index | None = None
-        if self._places is not None:
-            self._learn_map(self._places, recogniser.index)
+        self._learnt: WeakKeyDictionary[Index, float | None] = WeakKeyDictionary()
+        self.learn(recogniser.index)
+
+    def learn(self, index: Index) -> None:
+        """Make ready to compare with another map; nothing to do for labels.
+
+        Call it, from any thread, before the map takes the place of another: a large one takes seconds, for which the
+        next frame would wait, and one that places cannot be looked for in would be an error there.
+
+        Raises:
+            ShapeError: A pose or a time that is none, or poses of two kinds.
+            OptionError: Seconds are to be left out of a map whose items have no time.
+        """
+        if self._places is not None and index not in self._learnt:
+            self._learnt[index] = _fitted_threshold(index, self._options)
 
     def __call__(self, frame: Frame, query: Described, index: Index) -> tuple[Recognition, Decision | None]:
         """What the frame shows, and what it decides together with those before it; None where it decides alone.
@@ -118,7 +131,8 @@ class Decider:
         self, frame: Frame, query: Described, index: Index, places: PlaceTracker
     ) -> tuple[Recognition, Decision]:
         recogniser, query_1d = self._recogniser, query.query_1d
-        self._learn_map(places, index)
+        self.learn(index)
+        places.threshold = self._threshold_of(index)
         # items carry the time at which they were seen: of a file its own seconds, else the time of day
         seen_at = frame.time if frame.time is not None else frame.seen_at
         self._queries += 1
@@ -137,24 +151,30 @@ class Decider:
         similarity = result.similarity if result.candidates else None
         return recognition, Decision(result.status, label, similarity, result.support, result.queries, result.hit)
 
-    def _learn_map(self, places: PlaceTracker, index: Index) -> None:
-        """Where a place begins to be known, once for each state of the map.
-
-        The threshold of labels takes neighbours for strangers where every view has a label of its own.
-        """
+    def _threshold_of(self, index: Index) -> float | None:
+        """Where a place begins to be known; asked for each query, since a person may choose another meanwhile."""
         judgement = self._recogniser.judgement
-        if index is self._map:
-            return
-        self._map = index
-        spots = [Spot.read(item.key, item.metadata) for item in index.items()]
-        _check_times(self._options, spots)
-        stored = index.threshold
-        if judgement.threshold != "auto" or (stored is not None and stored.basis in BY_HAND):
-            places.threshold = judgement.threshold_of(index)
-            return
-        same = replace(self._options.same, window=max(_NEIGHBOURS, self._options.same.window))
-        fitted = fit_place_threshold(index.descriptors(), spots, same, index.footer.far)
-        places.threshold = None if fitted is None else fitted.value
+        chosen = judgement.threshold != "auto" or _is_by_hand(index)
+        return judgement.threshold_of(index) if chosen else self._learnt[index]
+
+
+def _fitted_threshold(index: Index, options: PlaceOptions) -> float | None:
+    """What the map itself says; None where nobody will ask, or all views show one place.
+
+    The threshold of labels takes neighbours for strangers where every view has a label of its own.
+    """
+    spots = [Spot.read(item.key, item.metadata) for item in index.items()]
+    check_one_kind(spots)
+    _check_times(options, spots)
+    if _is_by_hand(index):
+        return None
+    same = replace(options.same, window=max(_NEIGHBOURS, options.same.window))
+    fitted = fit_place_threshold(index.descriptors(), spots, same, index.footer.far)
+    return None if fitted is None else fitted.value
+
+
+def _is_by_hand(index: Index) -> bool:
+    return index.threshold is not None and index.threshold.basis in BY_HAND
 
 
 def _check_times(options: PlaceOptions, spots: Sequence[Spot]) -> None:

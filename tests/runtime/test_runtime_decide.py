@@ -1,7 +1,7 @@
 """deepir-run where several frames decide: a vote on labels, and places that a sequence of frames agrees on."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from deepir.errors import OptionError
+from deepir.errors import DeepIRError, OptionError
 from deepir.image import Image
 from deepir.runtime import Index, Judgement, Recogniser
 from deepir.runtime.annotate import annotate
@@ -19,7 +19,9 @@ from deepir.runtime.decide import Decider, Deciding, Decision
 from deepir.runtime.frame import Frame
 from deepir.runtime.place_sequence import SequenceRule
 from deepir.runtime.places import PlaceOptions
+from deepir.runtime.recent_past import RecentPast
 from deepir.runtime.recogniser import Recognition
+from deepir.runtime.threshold import Threshold
 from deepir.runtime.vote import Vote
 
 Picture = Callable[..., Image]
@@ -311,6 +313,95 @@ def test_a_covered_lens_is_no_place_and_no_label(
         assert decision is not None
         assert (recognition.status, decision.status, decision.label) == ("unknown", "unknown", None)
         monkeypatch.undo()
+
+
+ALONE_PLACES = Deciding(mode="place", places=PlaceOptions(sequence=SequenceRule(length=1, needed=1)))
+LEAVES_OUT_SECONDS = Deciding(mode="place", places=PlaceOptions(exclude=RecentPast(seconds=30)))
+
+
+@pytest.fixture
+def placer(make_map: Callable[..., Path]) -> Iterator[Decider]:
+    """Each frame decides alone where it is on a map of the rooms."""
+    with Recogniser.open(make_map(lambda number: {"time": float(number)})) as recogniser:
+        yield Decider(recogniser, ALONE_PLACES)
+
+
+def place_of(decider: Decider, number: int) -> str | None:
+    decision = ask(decider, frames(place(number), [0.0])[0])[1]
+    assert decision is not None
+    return decision.label
+
+
+@pytest.mark.parametrize(
+    ("deciding", "metadata_of", "part"),
+    [
+        (ALONE_PLACES, lambda number: {"pose": "beside the door"} if number == 3 else {}, "item 4 of the map: a pose"),
+        (ALONE_PLACES, lambda number: {"pose": [number, 0, 0] if number else {"lat": 1, "lon": 1}}, "the same kind"),
+        (LEAVES_OUT_SECONDS, lambda _number: {}, "no item of the map has a time"),
+    ],
+    ids=["pose", "kinds", "times"],
+)
+def test_a_map_without_places_is_refused_before_it_answers_and_the_one_before_goes_on(
+    deciding: Deciding,
+    metadata_of: Callable[[int], Mapping[str, Any]],
+    part: str,
+    placer: Decider,
+    make_map: Callable[..., Path],
+) -> None:
+    decider = Decider(placer._recogniser, deciding)
+    changed = Index.open(make_map(metadata_of))
+    with pytest.raises(DeepIRError, match=part):
+        decider.learn(changed)
+    assert [place_of(placer, number) for number in (0, 7)] == ["room 0", "room 7"]
+
+
+def test_a_map_without_places_is_refused_by_a_threshold_of_ones_own_too(
+    placer: Decider, make_map: Callable[..., Path]
+) -> None:
+    placer._recogniser.judgement = Judgement(threshold=0.5)
+    changed = make_map(lambda number: {"pose": [number, 0, 0] if number else {"lat": 1, "lon": 1}})
+    with Index.open(changed, write=True) as index:
+        index.set(threshold=Threshold(0.5, 0.01, 0, "chosen"))
+    with pytest.raises(DeepIRError, match="the same kind"):
+        placer.learn(Index.open(changed))
+
+
+def test_deepir_run_does_not_begin_with_a_map_without_places(
+    make_map: Callable[..., Path], rooms: Path, deepir_run: Command
+) -> None:
+    path = make_map(lambda number: {"pose": "beside the door"} if number == 3 else {})
+    result = deepir_run(rooms, "--index", path, "--mode", "place", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert "item 4 of the map: a pose is [x, y, theta]" in result.stderr
+    assert "got 'beside the door'" in result.stderr
+
+
+def test_a_map_that_was_learnt_beforehand_keeps_no_frame_waiting(
+    placer: Decider, make_map: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = Index.open(make_map())
+    placer.learn(changed)
+
+    def late(*_words: object) -> None:
+        message = "learnt between two frames"
+        raise AssertionError(message)
+
+    monkeypatch.setattr("deepir.runtime.decide.fit_place_threshold", late)
+    placer._recogniser.index = changed
+    assert place_of(placer, 7) == "room 7"
+
+
+def test_a_threshold_that_is_chosen_meanwhile_counts_from_the_next_query_on(placer: Decider) -> None:
+    recogniser, found = placer._recogniser, []
+    for judgement in (Judgement(), Judgement(threshold=1.0), Judgement(threshold=0.5), Judgement()):
+        recogniser.judgement = judgement
+        # darker than it was enrolled, so that it is similar, but not the same
+        decision = placer(
+            frames(place(7), [0.0])[0], recogniser.describe((place(7) * 0.8).astype(np.uint8)), recogniser.index
+        )[1]
+        assert decision is not None
+        found.append(decision.label)
+    assert found == ["room 7", None, "room 7", "room 7"]
 
 
 def test_a_vote_on_places_is_refused() -> None:
