@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from deepir.datasets import LabelledImage
-from deepir.errors import InputError, OptionError, reports_errors
+from deepir.errors import InputError, OptionError, ShapeError, reports_errors
 from deepir.image import list_images
 from deepir.runtime.asymmetric import check_compatible, fit_threshold_to_student
 from deepir.runtime.backend_cli import backend_options, read_backend_options
@@ -24,6 +24,7 @@ from deepir.runtime.index_lock import WAIT
 from deepir.runtime.index_saving import finish
 from deepir.runtime.items import Metadata
 from deepir.runtime.pictures import SIDE
+from deepir.runtime.pose import read_pose, read_time
 from deepir.runtime.progress import progress_bar
 from deepir.runtime.recogniser import find_model
 from deepir.runtime.threshold import FALSE_ACCEPTS
@@ -163,7 +164,7 @@ def read_metadata(text: str | None) -> Metadata:
     """The text of --metadata.
 
     Raises:
-        OptionError: Not a JSON object.
+        OptionError: Not a JSON object, or its pose or time is none, so that no place could be looked for in the index.
     """
     try:
         metadata = {} if text is None else json.loads(text)
@@ -173,6 +174,11 @@ def read_metadata(text: str | None) -> Metadata:
     if not isinstance(metadata, dict):
         message = f"--metadata takes a JSON object such as '{{\"price\": 2.49}}', got {text!r}"
         raise OptionError(message)
+    try:
+        read_pose(metadata), read_time(metadata)
+    except ShapeError as error:
+        message = f"--metadata {text!r}: {error}"
+        raise OptionError(message) from error
     return metadata
 
 

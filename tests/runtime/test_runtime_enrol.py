@@ -156,6 +156,27 @@ def test_metadata_that_are_no_json_object_are_refused_and_nothing_is_written(
     assert "new" not in Index.open(built).labels
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"pose": "beside the door"}', "a pose is [x, y, theta]"),
+        ('{"pose": [1, 2]}', "got [1, 2]"),
+        ('{"pose": {"lat": 91, "lon": 2}}', "are they swapped?"),
+        ('{"time": "noon"}', "a time is a number of seconds, got 'noon'"),
+    ],
+)
+def test_a_pose_or_a_time_that_is_none_is_refused_before_a_map_of_places_holds_it(
+    text: str, part: str, built: Path, model: Path, products: Path, deepir_index: Command
+) -> None:
+    before = built.read_bytes()
+    added = deepir_index("add", built, "new", products / "tea" / "0.png", "--metadata", text)
+    anew = deepir_index("build", built, products, "--model", model, "--metadata", text)
+    for result in (added, anew):
+        assert (result.exit_code, result.stderr.count("\n"), part in result.stderr) == (2, 1, True), result.stderr
+        assert text in result.stderr
+    assert built.read_bytes() == before
+
+
 def test_small_copies_are_kept_beside_the_index_and_named_in_the_metadata(
     tmp_path: Path, model: Path, products: Path, deepir_index: Command
 ) -> None:
