@@ -185,7 +185,10 @@ class Delivery:
         return self._in_hand is not None or bool(self._waiting)
 
     def _keep(self, record: Record, trouble: str) -> None:
-        """Wait before the next try with the same record; when the end comes in between, that try comes at once."""
+        """Wait before the next try; when the end comes in between, that try comes at once.
+
+        It is one with the same record, unless so many wait by then that this one is given up.
+        """
         with self._changed:
             self._in_hand, self._trouble = record, trouble
             self._changed.notify_all()
@@ -196,3 +199,7 @@ class Delivery:
             end = again if until is None else min(again, until)
             while self._until == until and (left := end - self._clock.now()) > 0:
                 self._clock.wait(self._changed, left)
+            if len(self._waiting) >= self._room:
+                # the oldest of all: one that the other side never takes must not stop the others for ever
+                self._in_hand = None
+                self._dropped += 1

@@ -136,6 +136,25 @@ def test_when_too_many_wait_the_oldest_are_given_up_and_counted(make_answer: Mak
     assert other.taken == [0, 6, 7, 8]
 
 
+def test_one_that_the_other_side_never_takes_is_given_up_when_too_many_wait_behind_it(make_answer: MakeAnswer) -> None:
+    other = OtherSide()
+
+    def deliver(record: Record) -> None:
+        if record["frame"] == 0:
+            message = "it answers 500"
+            raise DeliveryError(message)
+        other(record)
+
+    sender = delivery(deliver, room=3)
+    sender.take(make_answer(0))
+    assert sender.wait_for(lambda state: state.trouble == "it answers 500", WAIT)
+    for number in range(1, 4):
+        sender.take(make_answer(number))
+    assert sender.wait_for(lambda state: state.sent == 3, WAIT)
+    sender.close()
+    assert (other.taken, sender.state.dropped, sender.state.trouble) == ([1, 2, 3], 1, "")
+
+
 def test_at_the_end_what_cannot_be_sent_in_five_seconds_is_dropped(make_answer: MakeAnswer) -> None:
     clock = FastClock()
     asked = threading.Event()
