@@ -49,16 +49,29 @@ class Recogniser:
 
     Attributes:
         extractor: Describes the pictures.
-        index: What they are compared with; another one of the same model may be put in its place at any time, and each
-            answer comes from one of them.
         judgement: When an answer counts.
     """
 
     def __init__(self, extractor: Extractor, index: Index, judgement: Judgement | None = None) -> None:
-        index.check_model(extractor.card)
         self.extractor = extractor
         self.index = index
         self.judgement = judgement or Judgement()
+
+    @property
+    def index(self) -> Index:
+        """What the pictures are compared with.
+
+        Another one of the same model may be put in its place at any time, and each answer comes from one of them.
+
+        Raises:
+            IndexModelError: What is put there was made by another model; the one before stays.
+        """
+        return self._index
+
+    @index.setter
+    def index(self, index: Index) -> None:
+        index.check_model(self.extractor.card)
+        self._index = index
 
     @property
     def threshold(self) -> float | None:

@@ -103,6 +103,18 @@ def test_another_model_is_refused(
         Recogniser.open(shop, other)
 
 
+def test_an_index_of_another_model_cannot_take_the_place_of_the_first(
+    shop: Path, model: Path, make_card: Callable[..., ModelCard], rng: np.random.Generator, picture: Picture
+) -> None:
+    with Recogniser.open(shop) as recogniser:
+        before = recogniser.index
+        with pytest.raises(IndexModelError, match="use that model"):
+            recogniser.index = Index.create(make_card("b"), model)
+        assert recogniser.index is before
+        recogniser.index = Index.create(make_card(), model)
+        assert recogniser(picture("red", rng)).top == ()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
