@@ -1,5 +1,6 @@
 """Pictures from files: images one by one, videos frame by frame; nothing is left out."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,8 +9,13 @@ from types import TracebackType
 from deepir.errors import InputError
 from deepir.image import read_image, turn_to_rgb
 from deepir.optional import need
-from deepir.runtime.capture import frame_rate, frame_size, open_file
+from deepir.runtime.capture import frame_count, frame_rate, frame_size, open_file
 from deepir.runtime.frame import Frame
+
+_log = logging.getLogger(__name__)
+
+_WHOLE = 0.9
+"""Many containers only estimate their number of frames: with such a part of them, or all but one, none is missing."""
 
 
 class ImageFiles:
@@ -41,7 +47,7 @@ class ImageFiles:
 
 
 class VideoFile:
-    """Every frame of a video file.
+    """Every frame of a video file; where it breaks off early, the log has a warning.
 
     Raises:
         InputError: It does not decode, or has no frame.
@@ -71,6 +77,14 @@ class VideoFile:
             number += 1
         if number == 0:
             raise _undecodable(self._path)
+        expected = frame_count(self._capture) or 0
+        # to the decoder, a damaged place and the end are the same
+        if number < min(_WHOLE * expected, expected - 1):
+            _log.warning(
+                "%s broke off after %d of its %d frames: it is damaged or cut short; copy it again from where it was "
+                "recorded, or let ffmpeg write what is left of it into a new file",
+                *(self.name, number, expected),
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepir.errors import InputError, MissingDependency, SourceError
 from deepir.image import Image
-from deepir.runtime import gstreamer_camera
+from deepir.runtime import gstreamer_camera, recording
 from deepir.runtime.source import Word, open_source, parse_source, without_password
 
 Picture = Callable[..., Image]
@@ -186,6 +186,50 @@ def test_a_video_gives_every_frame_with_its_time(
     assert source.size == (48, 64)
     assert source.fps == pytest.approx(10)
     assert frames[0].image[..., 1].mean() > frames[0].image[..., 0].mean()
+
+
+@pytest.mark.parametrize(("kept", "hole"), [(0.5, 0), (1, 0.3)], ids=["cut short", "damaged"])
+def test_a_video_that_breaks_off_early_says_so(
+    *,
+    kept: float,
+    hole: float,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    picture: Picture,
+    write_video: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = write_video(tmp_path / "walk.avi", [picture("green", rng) for _ in range(30)])
+    content = bytearray(path.read_bytes())
+    lost = int(hole * len(content))
+    content[lost : 2 * lost] = bytes(lost)
+    path.write_bytes(content[: int(kept * len(content))])
+    with open_source(path) as source:
+        count = len(list(source))
+    assert 0 < count < 27
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"{path} broke off after {count} of its 30 frames: it is damaged or cut short"
+    )
+
+
+@pytest.mark.parametrize(("expected", "warned"), [(None, False), (7, False), (8, False), (9, True), (10_000, True)])
+def test_what_a_container_estimates_may_be_a_little_too_many_frames(
+    *,
+    expected: int | None,
+    warned: bool,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    picture: Picture,
+    write_video: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = write_video(tmp_path / "walk.avi", [picture("green", rng) for _ in range(7)])
+    monkeypatch.setattr(recording, "frame_count", lambda _capture: expected)
+    with open_source(path) as source:
+        assert len(list(source)) == 7
+    assert len(caplog.records) == warned
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 1000])
