@@ -17,6 +17,9 @@ _PART = 1 << 16
 _MOST = 64 << 20
 """A picture of more bytes is none: its end was lost."""
 
+_PADDING = b"\0\r\n"
+"""Between two pictures: USB cameras fill their buffers up with zeros, and programs end lines."""
+
 _MARKER = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)
 """In compressed data 0xFF is followed by 0, or by a number for the next restart."""
 
@@ -92,10 +95,10 @@ def split_jpegs(pipe: Pipe, name: str) -> Iterator[bytes]:
     held, number = b"", 0
     walk = _Walk()
     while part := pipe.read1(_PART):
-        held += part
+        held = held + part if held else part.lstrip(_PADDING)
         while (end := walk.end_of(held, f"picture {number} of {name}")) is not None:
             yield held[:end]
-            held, walk, number = held[end:], _Walk(), number + 1
+            held, walk, number = held[end:].lstrip(_PADDING), _Walk(), number + 1
         if len(held) > _MOST:
             message = f"picture {number} of {name} has no end after {len(held)} bytes: is it a JPEG?"
             raise InputError(message)

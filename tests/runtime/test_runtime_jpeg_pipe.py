@@ -49,10 +49,15 @@ class Trickle:
 
 
 @given(
-    order=st.lists(st.sampled_from(PICTURES), min_size=1, max_size=4), sizes=st.lists(st.integers(1, 3000), min_size=1)
+    order=st.lists(st.sampled_from(PICTURES), min_size=1, max_size=4),
+    sizes=st.lists(st.integers(1, 3000), min_size=1),
+    padding=st.sampled_from([b"", b"\0", b"\0" * 5000, b"\n", b"\r\n"]),
 )
-def test_every_picture_comes_out_whole_however_the_bytes_arrive(order: list[bytes], sizes: list[int]) -> None:
-    assert list(split_jpegs(Trickle(b"".join(order), sizes), "pipe")) == order
+def test_every_picture_comes_out_whole_however_the_bytes_arrive_and_without_what_fills_the_gaps(
+    order: list[bytes], sizes: list[int], padding: bytes
+) -> None:
+    padded = b"".join(picture + padding for picture in order)
+    assert list(split_jpegs(Trickle(padded, sizes), "pipe")) == order
 
 
 def test_a_picture_is_given_before_the_next_one_begins() -> None:
