@@ -5,18 +5,24 @@ const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const SIGNS = { match: "✓", ambiguous: "?", unknown: "✕" };
 const WORDS = { match: "match", ambiguous: "ambiguous, one of several", unknown: "unknown" };
-const SILENCE = 5000; // milliseconds without an event after which the connection is made anew
 const CHANGES = 20;
+const LIMITS = { // milliseconds
+  silence: 5000, // without an event: the connection is made anew
+  answer: 5000, // what is asked for or shown has not come: asked again
+  change: 30000, // the server waits for others that change the index, and a large one is slow to write
+};
 
 const now = {
   event: null, // the newest event
   frame: null, // the frame whose picture is shown
   frozen: false,
   part: 0, // which box was chosen
-  loading: false,
+  loading: null, // the picture that is on its way
+  loadingSince: 0,
   asking: false,
   asked: "",
-  heard: 0,
+  heard: 0, // when there was a sign of the server, or it was asked for one
+  taken: 0, // when the newest event came
   labels: "",
   curve: null,
   curveOf: "",
@@ -27,8 +33,11 @@ const now = {
 
 // --- asking and telling the server
 
+// past the browser's cache, where a request waits for an earlier one of the same address
+const get = (path) => fetch(path, { cache: "no-store", signal: AbortSignal.timeout(LIMITS.answer) });
+
 async function ask(path) {
-  const answer = await fetch(path);
+  const answer = await get(path);
   if (!answer.ok) throw new Error((await sentence(answer)) || `${path}: ${answer.status}`);
   return answer.json();
 }
@@ -38,9 +47,12 @@ async function tell(path, what) {
   try {
     answer = await fetch(path, {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(what),
+      signal: AbortSignal.timeout(LIMITS.change),
     });
-  } catch {
-    throw new Error("deepir-run does not answer: try again in a moment");
+  } catch (error) {
+    throw new Error(error.name === "TimeoutError"
+      ? "deepir-run has not answered, and may have done it all the same: look before you try again"
+      : "deepir-run does not answer: try again in a moment");
   }
   if (!answer.ok) {
     throw Object.assign(new Error((await sentence(answer)) || `refused (${answer.status})`), { status: answer.status });
@@ -59,26 +71,32 @@ async function sentence(answer) {
 // --- the stream of events, which comes back by itself
 
 let stream = null;
+let tries = 0;
 
 async function connect() {
+  const mine = ++tries;
   if (stream) stream.close();
   stream = null;
   now.heard = Date.now();
+  let found = null;
   try {
-    const answer = await fetch("state.json");
+    const answer = await get("state.json");
     if (answer.status === 401) return lock();
-    if (answer.ok) take(await answer.json());
+    if (answer.ok) found = await answer.json();
   } catch {
-    retry();
+    if (mine === tries) retry();
     return;
   }
+  // a server that slept answers every try when it wakes, and each stream would hold one of the browser's six connections
+  if (mine !== tries) return;
+  if (found) take(found);
   stream = new EventSource("events");
   stream.onmessage = (message) => take(JSON.parse(message.data));
   stream.onerror = retry;
 }
 
 function retry() {
-  now.heard = Math.min(now.heard, Date.now() - SILENCE + 1500);
+  now.heard = Math.min(now.heard, Date.now() - LIMITS.silence + 1500);
 }
 
 function lock() {
@@ -90,7 +108,7 @@ function lock() {
 }
 
 const watch = setInterval(() => {
-  if (Date.now() - now.heard < SILENCE) return;
+  if (Date.now() - now.heard < LIMITS.silence) return;
   document.body.dataset.connection = "lost";
   banner("No connection to deepir-run.", "It has ended or cannot be reached; this page tries again every few seconds.");
   age();
@@ -98,14 +116,11 @@ const watch = setInterval(() => {
 }, 1000);
 
 function take(event) {
-  now.heard = Date.now();
+  now.heard = now.taken = Date.now();
   document.body.dataset.connection = "well";
   now.event = event;
   state(event);
-  if (!now.frozen && event.frame) {
-    note(event.frame);
-    show(event.frame);
-  }
+  follow(event);
   labels(event.report.index);
   curve(event);
   threshold(event);
@@ -114,20 +129,29 @@ function take(event) {
 
 // --- the picture and the answer
 
+function follow(event) {
+  if (now.frozen || !event.frame) return;
+  note(event.frame);
+  show(event.frame);
+}
+
 function show(frame) {
-  if (now.loading) return;
+  if (now.loading && Date.now() - now.loadingSince < LIMITS.answer) return;
   if (now.frame && frame.number === now.frame.number && frame.answers.length === now.frame.answers.length) return;
-  now.loading = true;
+  if (now.loading) now.loading.src = ""; // one that never came: its connection is free again
   const next = new Image();
+  now.loading = next;
+  now.loadingSince = Date.now();
   next.id = "picture";
   next.onload = () => {
-    now.loading = false;
+    if (next !== now.loading) return;
+    now.loading = null;
     if (now.frozen) return;
     byId("picture").replaceWith(next);
     now.frame = frame;
     draw();
   };
-  next.onerror = () => { now.loading = false; };
+  next.onerror = () => { if (next === now.loading) now.loading = null; };
   next.src = `picture.jpg?frame=${frame.number}`;
 }
 
@@ -309,7 +333,7 @@ function camera(source, seconds) {
 }
 
 function age() {
-  if (now.event && now.old === null) now.old = now.event.frame_age_s;
+  if (now.event && now.event.frame_age_s !== null) now.old = now.event.frame_age_s + (Date.now() - now.taken) / 1000;
   badge();
 }
 
@@ -435,7 +459,7 @@ function plot() {
 function mark() {
   const line = byId("plot-mark");
   if (!line || !now.event) return;
-  const value = now.sliding ? Number(byId("slider").value) : now.event.report.index.threshold;
+  const value = chosen();
   line.setAttribute("visibility", value === null ? "hidden" : "visible");
   if (value !== null) for (const end of ["x1", "x2"]) line.setAttribute(end, across(value));
   if (!now.frame) return;
@@ -472,15 +496,24 @@ let sending = 0;
 byId("slider").oninput = () => {
   clearTimeout(sending);
   clearTimeout(now.sliding);
-  now.sliding = setTimeout(() => { now.sliding = 0; }, 1500);
+  now.sliding = setTimeout(() => {
+    now.sliding = 0;
+    threshold(now.event); // so that it never shows a value that Keep would not keep
+  }, 1500);
   passes(Number(byId("slider").value));
   mark();
   sending = setTimeout(() => judge({ value: Number(byId("slider").value) }), 120);
 };
 byId("own").onclick = () => judge({ value: "auto" });
-byId("keep").onclick = () => judge({ value: now.event.report.index.threshold, keep: true });
+byId("keep").onclick = () => judge({ value: chosen(), keep: true });
+
+// what the slider shows while it is moved, of which no event tells yet
+function chosen() {
+  return now.sliding ? Number(byId("slider").value) : now.event.report.index.threshold;
+}
 
 async function judge(what) {
+  clearTimeout(sending); // what the slider was about to send would undo this
   try {
     const done = await tell("threshold", what);
     if (what.value === "auto") {
@@ -511,7 +544,7 @@ byId("freeze").onclick = async () => {
 function thaw() {
   now.frozen = false;
   freezeButton();
-  if (now.event) take(now.event);
+  if (now.event) follow(now.event);
 }
 
 function freezeButton() {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from deepir.runtime.frame import Frame
 from deepir.runtime.index import Index
 from deepir.runtime.page import Page
 from deepir.runtime.page_address import PageAddress
+from deepir.runtime.page_desk import Desk
+from deepir.runtime.page_feed import Feed
+from deepir.runtime.page_shown import Showcase, Shown
 from deepir.runtime.recording import ImageFiles
 from deepir.runtime.result import Result
 from deepir.runtime.vitals import Vitals
@@ -220,6 +224,35 @@ def test_the_slider_changes_what_counts_and_keep_writes_it_into_the_index(
     browser.wait(lambda: recogniser.judgement.threshold == "auto")
 
 
+def test_keep_writes_what_the_slider_shows_though_it_was_moved_a_moment_ago(
+    browser: Browser, show: Show, recogniser: Recogniser, shop: Path
+) -> None:
+    show(0)
+    browser.shows("red")
+    browser.wait(lambda: browser.run("return document.querySelector('#plot path.own') !== null"))
+    slide = "const s = document.getElementById('slider'); s.value = {}; s.dispatchEvent(new Event('input'));"
+    browser.run(slide.format(0.9))
+    browser.wait(lambda: not browser.run("return document.getElementById('keep').disabled"))
+    shown = browser.run(slide.format(0.8) + "document.getElementById('keep').click(); return Number(s.value)")
+    browser.wait(lambda: browser.text("kept").startswith("Kept"))
+    threshold = Index.open(shop).threshold
+    assert threshold is not None
+    assert threshold.value == recogniser.judgement.threshold == pytest.approx(shown)
+
+
+def test_reset_stands_though_the_slider_was_moved_a_moment_ago(browser: Browser, show: Show) -> None:
+    show(0)
+    browser.shows("red")
+    slide = "const s = document.getElementById('slider'); s.value = {}; s.dispatchEvent(new Event('input'));"
+    browser.run(slide.format(0.9))
+    browser.wait(lambda: not browser.run("return document.getElementById('own').disabled"))
+    browser.run("window.told = []; tell = async (_path, what) => { told.push(what.value); return { auto: true }; }")
+    # a timer that is set later and runs later than the slider's own says that this one is over
+    over = "setTimeout(arguments[0], 200);"
+    browser.driver.execute_async_script(slide.format(0.8) + "document.getElementById('own').click();" + over)
+    assert browser.run("return told") == ["auto"]
+
+
 def test_a_label_with_a_script_in_it_is_only_text(
     browser: Browser, show: Show, recogniser: Recogniser, shop: Path
 ) -> None:
@@ -268,6 +301,78 @@ def test_the_page_finds_a_server_again_that_was_away(chromium: Any, vitals: Vita
         browser.shows("green")
         browser.wait(lambda: browser.run("return document.getElementById('banner').hidden"))
         chromium.get("about:blank")
+
+
+COUNT_STREAMS = """
+    window.streams = [];
+    const Original = EventSource;
+    window.EventSource = function (url) { const made = new Original(url); streams.push(made); return made; };
+"""
+
+
+def test_a_server_that_wakes_after_many_tries_gets_one_stream_and_the_picture_goes_on(
+    browser: Browser, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake, state, asleep = threading.Event(), Feed.state, threading.Semaphore(0)
+
+    def slept(feed: Feed) -> bytes:
+        asleep.release()
+        assert awake.wait(LONG)
+        return state(feed)
+
+    show(0, "red")
+    browser.shows("red")
+    browser.run(COUNT_STREAMS)
+    monkeypatch.setattr(Feed, "state", slept)
+    browser.run("LIMITS.silence = 100; LIMITS.answer = 60000")
+    for _ in range(4):
+        assert asleep.acquire(timeout=LONG)
+    assert browser.run("return document.body.classList.contains('old')")
+    browser.run("LIMITS.silence = 60000")
+    awake.set()
+    show(1, "green")
+    browser.shows("green")
+    assert browser.run("return streams.filter((one) => one.readyState !== EventSource.CLOSED).length") == 1
+    assert not browser.run("return document.body.classList.contains('old')")
+
+
+def test_what_is_not_answered_is_given_up(browser: Browser, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    awake, state, change = threading.Event(), Feed.state, Desk.set_threshold
+
+    def hung(desk: Desk, value: object, *, keep: bool) -> dict[str, Any]:
+        assert awake.wait(LONG)
+        return change(desk, value, keep=keep)
+
+    show(0, "red")
+    browser.shows("red")
+    monkeypatch.setattr(Feed, "state", lambda feed: awake.wait(LONG) and state(feed))
+    monkeypatch.setattr(Desk, "set_threshold", hung)
+    browser.run("LIMITS.answer = LIMITS.change = 100")
+    for asked in ("ask('state.json')", "connect()", "tell('threshold', { value: 0.5 })"):
+        browser.driver.execute_async_script(f"{asked}.catch(() => null).then(arguments[0])")
+    browser.run("judge({ value: 0.5 })")
+    browser.wait(lambda: "look before you try again" in browser.text("kept"))
+    awake.set()
+
+
+def test_a_picture_that_never_comes_does_not_stop_those_after_it(
+    browser: Browser, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake, of = threading.Event(), Showcase.of
+
+    def lost(showcase: Showcase, number: int) -> Shown | None:
+        assert number != 1 or awake.wait(LONG)
+        return of(showcase, number)
+
+    show(0, "red")
+    browser.shows("red")
+    monkeypatch.setattr(Showcase, "of", lost)
+    browser.run("LIMITS.answer = 200")
+    show(1, "green")
+    browser.wait(lambda: browser.run("return now.event.frame.number") == 1)
+    show(2, "blue")
+    browser.shows("blue")
+    awake.set()
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
