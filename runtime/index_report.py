@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deepir.errors import InputError
+from deepir.errors import IndexModelError, InputError
 from deepir.runtime.codes import Dtype
 from deepir.runtime.index import Index
 from deepir.runtime.index_home import Home
@@ -176,5 +176,5 @@ def _references(index: Index, path: Path) -> dict[str, Any] | None:
 def _found(index: Index, path: Path, *, references: bool = False) -> str | None:
     try:
         return str(find_model(index, path, references=references))
-    except InputError:
+    except (InputError, IndexModelError):
         return None

@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.errors import InputError
+from deepir.errors import IndexModelError, InputError
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
+from deepir.runtime.fingerprint import read_fingerprint
 from deepir.runtime.index import Index
 from deepir.runtime.judgement import TOP_LABELS, Judgement, Recognition
 from deepir.runtime.pixels import Order, as_boxes, as_image
@@ -206,13 +207,16 @@ class Recogniser:
 def find_model(index: Index, index_path: Path, *, references: bool = False) -> Path:
     """The model file that an index names: seen from the index's folder, else where it was when the index was made.
 
+    Another model of the same name in the first place is passed over.
+
     Args:
         index: Names its model.
         index_path: Where it lies.
         references: The model that describes stored pictures, where that is another one than describes queries.
 
     Raises:
-        InputError: In neither place.
+        InputError: In neither place is a file.
+        IndexModelError: There are only other models.
     """
     model = index.references if references else index.model
     if not model.absolute:
@@ -220,9 +224,19 @@ def find_model(index: Index, index_path: Path, *, references: bool = False) -> P
         raise InputError(message)
     beside = (index_path.resolve().parent / model.relative).resolve()
     absolute = Path(model.absolute)
-    for path in (beside, absolute):
-        if path.is_file():
-            return path
+    found = {path: read_fingerprint(path) for path in (beside, absolute) if path.is_file()}
+    # a file without a fingerprint is damaged, and who opens it says how
+    for wanted in (model.fingerprint, None):
+        for path, fingerprint in found.items():
+            if fingerprint == wanted:
+                return path
+    if found:
+        others = " and ".join(f"{path} is the model {fingerprint}" for path, fingerprint in found.items())
+        message = (
+            f"{index_path} was made by the model {model.fingerprint} ({absolute}), but {others}: "
+            "say where its model is with --model MODEL.onnx, or make the index again with deepir-index rebuild --model"
+        )
+        raise IndexModelError(message)
     message = (
         f"the model of {index_path} is neither at {beside} nor at {absolute}: "
         f"say where it is with --model MODEL.onnx (fingerprint {model.fingerprint})"

@@ -182,6 +182,13 @@ def test_a_model_that_is_gone_is_named_as_such(shop: Path, model: Path) -> None:
     assert f"{model} (not there)" in info(shop).stdout
 
 
+def test_another_model_in_its_place_is_not_the_one_found(
+    shop: Path, model: Path, make_card: MakeCard, write_model: Callable[..., Path]
+) -> None:
+    write_model(model, card=make_card("b"), seed=2)
+    assert index_facts(shop)["model"]["found"] is None
+
+
 def test_references_by_another_model_are_named(
     tmp_path: Path, model: Path, make_card: MakeCard, write_model: Callable[..., Path]
 ) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from deepir.card import ModelCard
-from deepir.errors import IndexModelError, InputError, OptionError, ShapeError
+from deepir.errors import IndexModelError, InputError, ModelError, OptionError, ShapeError
 from deepir.image import Image
 from deepir.runtime import Hit, Index, Recogniser, Recognition
-from deepir.runtime.recogniser import Judgement
+from deepir.runtime.recogniser import Judgement, find_model
 
 Picture = Callable[..., Image]
 
@@ -93,6 +93,35 @@ def test_a_lost_model_names_both_places_and_the_option(shop: Path, model: Path, 
         Recogniser.open(moved)
     assert str(tmp_path / "a" / model.name) in str(caught.value)
     assert str(model) in str(caught.value)
+
+
+def test_another_model_of_the_same_name_beside_a_moved_index_is_passed_over(
+    shop: Path, model: Path, tmp_path: Path, write_model: Callable[..., Path], make_card: Callable[..., ModelCard]
+) -> None:
+    (tmp_path / "a").mkdir()
+    moved = shop.rename(tmp_path / "a" / shop.name)
+    other = write_model(tmp_path / "a" / model.name, card=make_card("b"), seed=2)
+    assert find_model(Index.open(moved), moved) == model
+    model.unlink()
+    with pytest.raises(IndexModelError, match=r"say where its model is with --model") as caught:
+        find_model(Index.open(moved), moved)
+    fingerprints = (make_card().spec.fingerprint, make_card("b").spec.fingerprint)
+    assert all(str(word) in str(caught.value) for word in (moved, other, model, *fingerprints))
+
+
+def test_a_damaged_model_beside_a_moved_index_is_passed_over_or_told_of_as_damaged(
+    shop: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    moved = shop.rename(tmp_path / "a" / shop.name)
+    damaged = tmp_path / "a" / model.name
+    damaged.write_bytes(b"")
+    Recogniser.open(moved).close()
+    damaged.write_bytes(model.read_bytes()[:200])
+    Recogniser.open(moved).close()
+    model.unlink()
+    with pytest.raises(ModelError, match="truncated"):
+        Recogniser.open(moved)
 
 
 def test_another_model_is_refused(
