@@ -1,9 +1,12 @@
 """Answers as HTTP POST requests to a web address, one JSON object each."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
+import socket
+import threading
 import urllib.parse
 
 from deepir import __version__
@@ -16,6 +19,9 @@ TOKEN_VARIABLE = "DEEPIR_WEBHOOK_TOKEN"  # noqa: S105 the name of the variable, 
 
 _PORTS = {"http": 80, "https": 443}
 _TIMEOUT = 5.0
+_LONGEST_ANSWER = 10.0
+"""Seconds for all of an answer: those of `_TIMEOUT` begin anew with each byte of it."""
+
 _LATER = frozenset({408, 425, 429})
 _MOST_READ = 1 << 16
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
@@ -51,6 +57,8 @@ class Webhook:
         self._path = urllib.parse.quote(urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")), _SAFE)
         self._headers = {"Content-Type": "application/json", "User-Agent": f"deepir/{__version__}", **_login(parts)}
         self._connection: http.client.HTTPConnection | None = None
+        self._line: socket.socket | None = None
+        self._broken = False
 
     def __call__(self, record: Record) -> None:
         """Post one record.
@@ -63,7 +71,8 @@ class Webhook:
             status, reason = self._try(json.dumps(record).encode())
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            message = f"{self.name} does not answer: {without_password(str(error) or type(error).__name__)}"
+            why = "it takes too long" if self._broken else without_password(str(error) or type(error).__name__)
+            message = f"{self.name} does not answer: {why}"
             raise DeliveryError(message) from error
         if 200 <= status < 300:
             return
@@ -71,6 +80,14 @@ class Webhook:
         if 300 <= status < 400:
             message += ": give the address that it points to"
         raise DeliveryError(message) if status >= 500 or status in _LATER else RefusedError(message)
+
+    def break_off(self) -> None:
+        """End the try that goes on, from any thread; it failed, unless the answer's status was there already."""
+        self._broken = True
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                # not that of TLS, which another thread reads from just now
+                socket.socket.shutdown(self._line, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next record opens one."""
@@ -83,6 +100,8 @@ class Webhook:
             try:
                 return self._post(body)
             except ConnectionError:
+                if self._broken:
+                    raise
                 # the other side closes a connection that was silent for a while
                 self.close()
         return self._post(body)
@@ -91,9 +110,26 @@ class Webhook:
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             self._connection = kind(self._host, self._port, timeout=_TIMEOUT)
+        self._broken = False
         self._connection.request("POST", self._path, body, self._headers)
-        response = self._connection.getresponse()
-        response.read(_MOST_READ)
+        # the connection forgets it when the answer's header says that it will close
+        self._line = self._connection.sock
+        limit = threading.Timer(_LONGEST_ANSWER, self.break_off)
+        limit.daemon = True
+        limit.start()
+        try:
+            return self._answer(self._connection)
+        finally:
+            limit.cancel()
+
+    def _answer(self, connection: http.client.HTTPConnection) -> tuple[int, str]:
+        response = connection.getresponse()
+        if self._broken:
+            # a header that was cut reads like one that ended
+            raise TimeoutError
+        # by its status the record was taken: to send it again because the rest is cut or late would double it
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            response.read(_MOST_READ)
         if response.will_close or not response.isclosed():
             self.close()
         return response.status, response.reason

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -245,3 +246,101 @@ def test_a_server_that_answers_at_length_is_not_read_to_the_end_and_gets_the_nex
         post({"frame": number})
     post.close()
     assert [record["frame"] for record in server.taken] == [0, 1, 2]
+
+
+class RawServer:
+    """Answers each request with the given bytes, a moment apart for ever, or closes after them."""
+
+    def __init__(self, answer: bytes, then: bytes | None) -> None:
+        self.requests = 0
+        self._answer, self._then = answer, then
+        self._over = threading.Event()
+        self._serving: list[threading.Thread] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._serving.append(threading.Thread(target=self._serve, args=(self._listening.accept()[0],)))
+                self._serving[-1].start()
+
+    def _serve(self, line: socket.socket) -> None:
+        with line, contextlib.suppress(OSError):
+            got = b""
+            while not got.endswith(b"}"):
+                got += line.recv(65536)
+            self.requests += 1
+            line.sendall(self._answer)
+            while self._then is not None and not self._over.wait(0.01):
+                line.sendall(self._then)
+
+    def close(self) -> None:
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._serving:
+            thread.join(WAIT)
+
+
+TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok"
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[..., RawServer]]:
+    made: list[RawServer] = []
+
+    def start(answer: bytes, then: bytes | None) -> RawServer:
+        made.append(RawServer(answer, then))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "then"),
+    [
+        (TAKEN, None),
+        (TAKEN, b""),
+        (TAKEN.replace(b"10", b"1000000"), b"x"),
+        (TAKEN.replace(b"10", b"1000000\r\nConnection: close"), b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok", None),
+    ],
+    ids=["cut", "stalls", "drips", "drips and closes", "cut chunk"],
+)
+def test_what_was_taken_is_not_sent_again_because_the_rest_of_the_answer_does_not_come(
+    answer: bytes, then: bytes | None, raw: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = raw(answer, then)
+    post = Webhook(server.address)
+    read = http.client.HTTPResponse.read
+
+    def soon_at_its_limits(response: http.client.HTTPResponse, amount: int) -> bytes:
+        assert post._line is not None
+        post._line.settimeout(0.1)
+        threading.Timer(0.2, post.break_off).start()
+        return read(response, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", soon_at_its_limits)
+    post({"frame": 1})
+    assert post._connection is None
+    server.close()
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX: "], ids=["status line", "header"])
+def test_an_answer_that_drips_without_end_is_a_failed_try(
+    answer: bytes, raw: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_ANSWER", 0.2)
+    server = raw(answer, b"x")
+    post = Webhook(server.address)
+    for _ in range(2):
+        with pytest.raises(DeliveryError, match="takes too long"):
+            post({"frame": 1})
+    server.close()
+    assert server.requests == 2
