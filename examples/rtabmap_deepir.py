@@ -53,7 +53,9 @@ def init(dim: int) -> None:
 
 
 def extract(image: Any) -> NDArray[np.float32]:
-    """The descriptor of a picture: float32 (1, dim) of length 1, all zeros for a blank picture.
+    """The descriptor of a picture: float32 (1, dim) of length 1, or all zeros where the model finds no direction.
+
+    Some models find none in a blank picture (a covered lens), others describe it like any other.
 
     Args:
         image: (H, W, 1) grey or (H, W, 3) BGR, of uint8, or of int8 as RTAB-Map declares the same bytes.

@@ -29,12 +29,13 @@ class Recognition:
             than the margin, so that the two cannot be told apart; else `match`.
         label: Of a match. Of an ambiguous answer what its labels have in common (`brand/product` of
             `brand/product/500g` and `brand/product/1kg`), None where that is nothing; None when unknown.
-        similarity: Of the best view, -1..1; 0 for an empty index or a blank picture.
+        similarity: Of the best view, -1..1; 0 for an empty index or a picture without direction.
         margin: How far the second label is behind, 0..2; None when there is none.
         top: The best labels with the similarity of their best view, best first.
         milliseconds: Time spent in `prepare`, `describe` and `search`.
         candidates: The labels that it may be, best first: one of a match, more when ambiguous, none when unknown.
-        hit: The most similar view with its metadata; None for an empty index or a blank picture.
+        hit: The most similar view with its metadata; None for an empty index or a picture
+            without direction.
     """
 
     status: Status

@@ -23,7 +23,7 @@ _WARMUPS = 3
 """An engine runs a shape plainly, then notes it as a CUDA graph, then runs the graph."""
 
 _SHORTEST = 0.5
-"""A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
+"""A descriptor has length 1, or 0 where the model finds no direction in the picture."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,8 @@ class Described:
     """The descriptor of an image.
 
     Attributes:
-        query_1d: (D,) of length 1; None for a blank picture, which has no direction (a covered lens).
+        query_1d: (D,) of length 1; None where the model finds no direction, as some do in a blank picture (a covered
+            lens). A model with a bias behind its pooling gives that a descriptor too, and the threshold must judge it.
         milliseconds: Time spent in `prepare` and `describe`.
     """
 
@@ -40,9 +41,9 @@ class Described:
 
 
 def described(query_1d: NDArray[np.float32], milliseconds: dict[str, float]) -> Described:
-    """A model's answer as a query; a blank picture gives a descriptor without direction, which is none."""
-    blank = float(np.linalg.norm(query_1d)) < _SHORTEST
-    return Described(None if blank else query_1d, milliseconds)
+    """A model's answer as a query; a descriptor without direction is none."""
+    has_direction = float(np.linalg.norm(query_1d)) >= _SHORTEST
+    return Described(query_1d if has_direction else None, milliseconds)
 
 
 class Recogniser:

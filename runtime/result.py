@@ -24,7 +24,7 @@ class Result:
         recognition: What it shows, or its part does.
         age: Seconds from its capture to this answer.
         index: What it was compared with; another one may be in its place by now.
-        query_1d: (D,) The model's descriptor, of length 1; None for a blank picture.
+        query_1d: (D,) The model's descriptor, of length 1; None where it finds no direction.
         decision: What several frames decided; None where each decides alone.
         part: The box that was looked at; None for the whole picture.
     """
