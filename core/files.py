@@ -4,11 +4,11 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deepir.errors import InputError
+from deepir.errors import InputError, OptionError
 
 _CHUNK = 1 << 20
 _RANDOM = 4
@@ -43,6 +43,36 @@ def remove_leftovers(path: Path) -> None:
         for name in os.listdir(path.parent):
             if re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _RANDOM}}}\.part", name):
                 path.with_name(name).unlink(missing_ok=True)
+
+
+def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Refuse to write a file that is read, or that is written already, before any work is done.
+
+    Args:
+        written: Files by what asked for them, such as --save.
+        read: Files by what they are, such as "the index".
+
+    Raises:
+        OptionError: Two of them are one file.
+    """
+    taken = {name: path for name, path in read.items() if path is not None}
+    for name, path in written.items():
+        if path is None:
+            continue
+        for other, there in taken.items():
+            if _are_one(path, there):
+                message = f"{name} {path} would overwrite {other}: give it another name"
+                raise OptionError(message)
+        taken[name] = path
+
+
+def _are_one(one: Path, other: Path) -> bool:
+    # of devices and pipes, such as /dev/null, nothing is lost
+    with suppress(OSError, ValueError):
+        if one.exists() and other.exists():
+            return one.is_file() and os.path.samefile(one, other)
+        return one.resolve() == other.resolve()
+    return False
 
 
 def flush_folder(folder: Path) -> None:

@@ -3,11 +3,11 @@
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TextIO
 
 from deepir.runtime.boxes import Part
 from deepir.runtime.decide import Decider, Deciding
 from deepir.runtime.index import Index
+from deepir.runtime.lines import Lines
 from deepir.runtime.pipeline import Looked
 from deepir.runtime.recogniser import Recogniser
 from deepir.runtime.result import Result
@@ -23,7 +23,7 @@ _MOST_TRACKED = 256
 class Outputs:
     """Who hears of an answer, in this order, besides the sinks of `vitals`."""
 
-    lines: TextIO
+    lines: Lines
     vitals: Vitals
     video: VideoSink | None = None
 

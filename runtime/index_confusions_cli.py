@@ -36,7 +36,7 @@ def confusions_command(index_path: Path, *, most: int, sheet: Path | None, as_js
       deepir-index confusions shop.usearch --sheet confusions.html
     """  # noqa: D301 click needs the character
     if sheet is not None:
-        check_target(sheet)
+        check_target(sheet, index_path)
     index = Index.open(index_path)
     found = find_confusions(index, most)
     threshold = None if index.threshold is None else index.threshold.value

@@ -36,7 +36,7 @@ def export_command(index_path: Path, out: Path, form: Format | None, *, as_json:
       deepir-index export shop.usearch -o shop.faiss
     """  # noqa: D301 click needs the character
     started = time.monotonic()
-    check_target(out)
+    check_target(out, index_path)
     exchanged = export_index(index_path, out, form)
     count, dim = exchanged.descriptors_nd.shape
     if exchanged.whitened:

@@ -20,6 +20,7 @@ from deepir.errors import IndexFileError, InputError
 from deepir.files import remove_leftovers, replacing
 from deepir.reading import default_workers
 from deepir.runtime.index_footer import Footer, OtherVersionError
+from deepir.runtime.store import is_usearch
 
 _MAGIC = b"DEEPIRX3"
 _OLDER_MAGICS = (b"DEEPIRX1",)
@@ -68,8 +69,10 @@ def write_index(path: Path, usearch_bytes: bytes | bytearray, sections: Mapping[
     Nobody else may write it meanwhile (see `deepir.runtime.index_lock`).
 
     Raises:
-        InputError: The folder does not exist or cannot be written, or the disk is full; then nothing changed.
+        InputError: The folder does not exist or cannot be written, the disk is full, or what is there is no index; then
+            nothing changed.
     """
+    _check_replaceable(path)
     sizes = {name: len(content) for name, content in sections.items()}
     text = replace(footer, sections=sizes).to_json().encode()
     try:
@@ -136,6 +139,14 @@ def unusable(path: Path, reason: Exception | str) -> IndexFileError:
         f"{path} ({size} bytes) is not a usable index: {reason}; "
         f"{restore}make it again with deepir-index build {path} FOLDER --model MODEL.onnx"
     )
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.is_file() or not path.stat().st_size or stated_digest(path):
+        return
+    if not is_usearch(file_bytes(path)[0]):
+        message = f"{path} is there and is no index, so it stays: give another name, or remove it first"
+        raise InputError(message)
 
 
 def _replace(path: Path, parts: Sequence[bytes | bytearray]) -> str:

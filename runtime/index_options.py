@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from deepir.errors import InputError
+from deepir.files import check_apart
 from deepir.runtime.index_lock import WAIT
 
 FILE = click.Path(path_type=Path)
@@ -16,12 +17,18 @@ wait_option = click.option(
 )
 
 
-def check_target(out: Path) -> None:
+def check_target(out: Path, index_path: Path | None = None) -> None:
     """Refuse a file that cannot be written, before the work is done.
+
+    Args:
+        out: The file.
+        index_path: That is read, and stays.
 
     Raises:
         InputError: It is a folder, or its folder does not exist.
+        OptionError: It is the index.
     """
+    check_apart({"the output": out}, {"the index": index_path})
     if out.is_dir() or not out.parent.is_dir():
         message = f"cannot write {out}: it is a folder, or its folder {out.parent} does not exist"
         raise InputError(message)

@@ -115,7 +115,7 @@ def _check(options: Mapping[str, Any]) -> None:
         if ways and ways != ["--ask"]:
             message = f"--sheet shows clusters before they are named: leave it out with {ways[0]}"
             raise OptionError(message)
-        check_target(options["sheet"])
+        check_target(options["sheet"], index_path)
 
 
 def _refuse_filled_in(table: Path, inbox: Path) -> None:

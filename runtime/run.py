@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
-from deepir.errors import InputError, OptionError
+from deepir.errors import OptionError
+from deepir.files import check_apart
 from deepir.runtime.annotate import check_video_path
 from deepir.runtime.answering import Answering, Outputs
 from deepir.runtime.backend import BackendOptions
@@ -17,6 +17,7 @@ from deepir.runtime.decide import Deciding
 from deepir.runtime.health_file import MOST_STUCK, HealthFile
 from deepir.runtime.index import Index
 from deepir.runtime.index_watch import Hangup, IndexWatch, file_state
+from deepir.runtime.lines import Lines, LinesFile
 from deepir.runtime.model_file import ModelFile
 from deepir.runtime.notify import Notifier
 from deepir.runtime.page import Page
@@ -72,6 +73,9 @@ class RunOptions:
             raise OptionError(message)
         if self.save is not None:
             check_video_path(self.save)
+        read = {"the SOURCE": Path(self.source), "the index": self.index_path, "the model": self.model}
+        written = {"--save": self.save, "--jsonl": self.jsonl, "--health-file": self.health_file}
+        check_apart(written, {**read, "--boxes": self.boxes})
 
 
 def run(options: RunOptions) -> None:
@@ -202,24 +206,15 @@ def _open_outputs(options: RunOptions, vitals: Vitals) -> Iterator[Outputs]:
     source = vitals.source
     fps = source.fps / options.every if source.fps else None
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(_open_lines(options.jsonl))
+        lines = stack.enter_context(_open_lines(options.jsonl, live=source.live))
         stack.callback(_conclude, vitals, options)
         video = stack.enter_context(VideoSink(options.save, fps)) if options.save else None
         yield Outputs(lines=lines, vitals=vitals, video=video)
 
 
-@contextlib.contextmanager
-def _open_lines(path: Path | None) -> Iterator[TextIO]:
-    if path is None:
-        yield sys.stdout
-        return
-    try:
-        stream = path.open("w", encoding="utf-8")
-    except OSError as error:
-        message = f"cannot write {path}: {error.strerror}"
-        raise InputError(message) from error
-    with stream:
-        yield stream
+def _open_lines(path: Path | None, *, live: bool) -> contextlib.AbstractContextManager[Lines]:
+    # answers of a camera come once, and a service is started again
+    return contextlib.nullcontext(sys.stdout) if path is None else LinesFile(path, add=live)
 
 
 def _conclude(vitals: Vitals, options: RunOptions) -> None:

@@ -4,10 +4,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from deepir.gate import verdict_text
 from deepir.runtime.frame import Source
+from deepir.runtime.lines import Lines
 from deepir.runtime.progress import say
 from deepir.runtime.recogniser import Recogniser
 from deepir.runtime.vitals import Vitals, source_report
@@ -20,7 +21,7 @@ NO_THRESHOLD = (
 _NO_FRAMES = frozenset({"connecting", "stale", "lost"})
 
 
-def write_line(record: Mapping[str, Any], lines: TextIO) -> None:
+def write_line(record: Mapping[str, Any], lines: Lines) -> None:
     """One JSON line, sent off at once: whoever reads it acts on it."""
     lines.write(json.dumps(record) + "\n")
     lines.flush()
@@ -51,7 +52,7 @@ class CameraNews:
         quiet: Nothing on stderr.
     """
 
-    def __init__(self, source: Source, lines: TextIO | None, *, quiet: bool) -> None:
+    def __init__(self, source: Source, lines: Lines | None, *, quiet: bool) -> None:
         self._source = source
         self._lines = lines
         self._quiet = quiet

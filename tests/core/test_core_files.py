@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deepir import files
-from deepir.errors import InputError
-from deepir.files import file_sha256, flush_folder, remove_leftovers, replacing, write_text
+from deepir.errors import InputError, OptionError
+from deepir.files import check_apart, file_sha256, flush_folder, remove_leftovers, replacing, write_text
 
 
 def write_and_fail(path: Path) -> None:
@@ -106,3 +106,16 @@ def test_the_hash_covers_every_byte(size: int, tmp_path: Path) -> None:
 def test_the_hash_of_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*absent: No such file"):
         file_sha256(tmp_path / "absent")
+
+
+def test_a_file_that_is_read_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "walk.mp4").write_bytes(b"video")
+    (tmp_path / "link").symlink_to("walk.mp4")
+    source = {"the SOURCE": tmp_path / "walk.mp4", "the model": None}
+    check_apart({"--save": tmp_path / "new.mp4", "--jsonl": None}, source)
+    check_apart({"--save": Path("/dev/null"), "--jsonl": Path("/dev/null")}, source)
+    for written in ("walk.mp4", "link", "./walk.mp4", "folder/../walk.mp4"):
+        with pytest.raises(OptionError, match="would overwrite the SOURCE: give it another name"):
+            check_apart({"--save": tmp_path / written}, source)
+    with pytest.raises(OptionError, match=r"--save .* would overwrite --jsonl"):
+        check_apart({"--jsonl": tmp_path / "new", "--save": tmp_path / "new"}, source)
