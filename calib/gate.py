@@ -14,9 +14,9 @@ from deepir.calib.onnx_file import describe
 from deepir.calib.programs import describe_in_openvino, openvino_runs
 from deepir.card import ONNX_RUNTIME, GateVerdict, ModelCard
 from deepir.descriptors import Descriptors
-from deepir.errors import EngineError, GateError
 from deepir.gate import GateLimits, judge
 from deepir.retrieval_set import Query, RetrievalSet
+from deepir.runtime.openvino_refusal import OpenVinoRefusal
 from deepir.runtime.progress import Report
 from deepir.score import score
 
@@ -97,9 +97,9 @@ def _described(proto: Any, card: ModelCard, paths: Sequence[Path], report: Repor
     if openvino_runs():
         try:
             yield describe_in_openvino(proto, paths)
-        except (EngineError, GateError) as error:
+        except OpenVinoRefusal as refusal:
             # it will not run the file on this machine either
-            report(f"not judged in OpenVINO: {error}")
+            report(f"not judged in OpenVINO: {refusal.reason}")
 
 
 def _labelled_set(paths: Sequence[Path], labels: Mapping[Path, str]) -> RetrievalSet | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from deepir.errors import DeepIRError
 from deepir.runtime.intel_cpu import OpenVinoBackend
+from deepir.runtime.openvino_refusal import OpenVinoRefusal
 from deepir.runtime.ort import OnnxBackend
 from deepir.runtime.self_check import MADE_UP, milliseconds_each, proof_inputs
 
@@ -70,6 +71,8 @@ def main(words: list[str]) -> None:
     path, backend, threads = Path(words[0]), words[1], int(words[2])
     try:
         found = _try(path, backend, threads)
+    except OpenVinoRefusal as error:
+        found = Probe(None, error.reason)
     except DeepIRError as error:
         found = Probe(None, str(error))
     sys.stdout.write(f"\n{json.dumps(asdict(found))}\n")

@@ -12,6 +12,7 @@ from deepir.optional import need
 from deepir.runtime.cache import cache_folder
 from deepir.runtime.openvino_hint import Trial, choose_hint
 from deepir.runtime.openvino_model import PrecisionHint, compile_file, reason
+from deepir.runtime.openvino_refusal import NotRunError
 from deepir.runtime.run_checks import check_arrays, check_descriptors
 
 
@@ -39,8 +40,8 @@ class OpenVinoBackend:
         Raises:
             MissingDependency: OpenVINO or ONNX Runtime, which writes out the file's functions, is not installed.
             ModelError: The file is missing, damaged or not of deepir.
-            EngineError: OpenVINO cannot compile it.
-            GateError: In no precision are its descriptors those of ONNX Runtime.
+            NotRunError: OpenVINO cannot compile it.
+            NotProvenError: In no precision are its descriptors those of ONNX Runtime.
         """
         need("openvino")
         if not path.is_file():
@@ -66,7 +67,8 @@ class OpenVinoBackend:
 
         Raises:
             ShapeError: Not such inputs, for example images of another size than the model's.
-            EngineError: OpenVINO cannot run the model, or it was closed.
+            NotRunError: OpenVINO cannot run the model.
+            EngineError: It was closed.
             ModelError: The model gives NaN or infinity.
         """
         check_arrays(self.card, arrays)
@@ -78,8 +80,7 @@ class OpenVinoBackend:
             # the arrays are read where they lie; what comes out is copied, because the next run overwrites it
             found = self._request.infer(feeds, share_inputs=True, share_outputs=False)
         except Exception as error:  # OpenVINO raises RuntimeError, and others for what it did not foresee
-            message = f"OpenVINO cannot run {self._path}: {reason(error)}"
-            raise EngineError(message) from error
+            raise NotRunError(self._path, reason(error)) from error
         descriptors_nd: Descriptors = found[0]
         return check_descriptors(descriptors_nd, self._path)
 

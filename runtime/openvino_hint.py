@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from deepir import __version__
 from deepir.card import GateVerdict
-from deepir.errors import GateError
 from deepir.files import file_sha256
-from deepir.gate import GateLimits, judge, verdict_text
+from deepir.gate import GateLimits, judge
 from deepir.optional import need
 from deepir.runtime.cache import cache_key, keep_record, kept_record, machine_name
 from deepir.runtime.openvino_model import HINTS, PrecisionHint, compiled_path
+from deepir.runtime.openvino_refusal import NotProvenError, other_descriptors
 from deepir.runtime.ort import OnnxBackend
 from deepir.runtime.self_check import describe_inputs, milliseconds_each, proof_inputs
 
@@ -62,7 +62,7 @@ def choose_hint(path: Path, threads: int, folder: Path | None, open_with: Opener
         open_with: Opens the file with a hint.
 
     Raises:
-        GateError: With neither hint the descriptors are those of ONNX Runtime.
+        NotProvenError: With neither hint the descriptors are those of ONNX Runtime.
     """
     record = None if folder is None else record_path(path, threads, folder)
     trials = None if record is None else _remembered(record)
@@ -73,9 +73,7 @@ def choose_hint(path: Path, threads: int, folder: Path | None, open_with: Opener
             _drop_losers(path, trials, folder)
     best = next((trial for trial in trials if trial.passed), None)
     if best is None:
-        found = "; ".join(f"{trial.precision}: {verdict_text(trial.verdict)}" for trial in trials if trial.verdict)
-        message = f"OpenVINO does not run {path} as ONNX Runtime does ({found}): use --backend onnxruntime"
-        raise GateError(message)
+        raise NotProvenError(path, _refused(path, trials))
     return best
 
 
@@ -105,6 +103,12 @@ def _hold(path: Path, threads: int, open_with: Opener) -> list[Trial]:
         if verdict.passed:
             break
     return trials
+
+
+def _refused(path: Path, trials: list[Trial]) -> str:
+    verdicts = [trial.verdict for trial in trials if trial.verdict is not None]
+    with OnnxBackend(path, "cpu", threads=1) as opened:
+        return other_descriptors(max(verdicts, key=lambda verdict: verdict.cosine_mean), opened.card.numerics)
 
 
 def _drop_losers(path: Path, trials: list[Trial], folder: Path) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepir.card import ModelCard
-from deepir.errors import EngineError, ModelError
+from deepir.errors import ModelError
 from deepir.files import file_sha256
 from deepir.optional import need
 from deepir.runtime.cache import cache_key, keep
+from deepir.runtime.openvino_refusal import NotRunError
 from deepir.runtime.ort import read_card, unreadable
 
 PrecisionHint = Literal["auto", "f32"]
@@ -60,7 +61,7 @@ def compile_file(path: Path, hint: PrecisionHint, threads: int, folder: Path | N
     Raises:
         MissingDependency: OpenVINO or ONNX Runtime is not installed.
         ModelError: The file is damaged or not of deepir.
-        EngineError: OpenVINO cannot compile it.
+        NotRunError: OpenVINO cannot compile it.
     """
     openvino = need("openvino")
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
@@ -76,8 +77,7 @@ def compile_file(path: Path, hint: PrecisionHint, threads: int, folder: Path | N
         core = _core(os.getpid())
         compiled = Compiled(core.compile_model(core.read_model(content), DEVICE, options), card)
     except Exception as error:  # OpenVINO raises RuntimeError, and others for what it did not foresee
-        message = f"OpenVINO {openvino.__version__} cannot run {path}: {reason(error)}; use --backend onnxruntime"
-        raise EngineError(message) from error
+        raise NotRunError(path, f"version {openvino.__version__}: {reason(error)}") from error
     _log.info("OpenVINO compiled %s with the hint %s", path, hint)
     if kept is not None:
         _keep(kept, compiled)

@@ -18,6 +18,8 @@ from deepir.distill.checkpoint import Model
 from deepir.export.graph import build_onnx
 from deepir.gate import GateLimits, judge, verdict_text
 from deepir.image import list_images
+from deepir.runtime import openvino_hint
+from deepir.runtime.openvino_refusal import NO_VNNI, lacks_vnni
 from deepir.score import average_precision
 
 MakeModel = Callable[..., Model]
@@ -126,6 +128,7 @@ def test_onnx_runtime_judges_what_the_tests_name(
     assert [(verdict.program, verdict.images) for verdict in verdicts] == [("ONNX Runtime", 24)]
 
 
+@pytest.mark.skipif(lacks_vnni(), reason=NO_VNNI)
 def test_openvino_judges_too_where_it_will_run_the_file(
     master: onnx.ModelProto, card: ModelCard, paths: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +141,24 @@ def test_openvino_judges_too_where_it_will_run_the_file(
     assert second.program.startswith("OpenVINO, CPU")
     assert second.cosine_mean == pytest.approx(first.cosine_mean, abs=5e-3)
     assert first.queries == second.queries == 24
+
+
+def test_openvino_that_is_refused_is_told_with_its_reason_and_without_the_name_of_a_file_that_is_gone(
+    master: onnx.ModelProto, card: ModelCard, paths: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("DEEPIR_BACKEND", "auto")
+    monkeypatch.setattr(openvino_hint, "LIMITS", GateLimits(cosine_min=2.0))
+    images = CalibrationSet(paths[::2], paths[1::2])
+    int8 = plain_int8(master, lambda: prepared(images.measure, card))
+    told: list[str] = []
+    verdicts = judge_file(int8, card, images, describe(master, card, images.judge), GateLimits(), told.append)
+    assert [verdict.program for verdict in verdicts] == ["ONNX Runtime"]
+    assert [line.partition(", cosine")[0] for line in told] == [
+        "not judged in OpenVINO: other descriptors than in ONNX Runtime"
+    ]
+    assert ".onnx" not in told[0]
+    assert "--backend" not in told[0]
 
 
 def test_a_planted_bad_range_fails_the_gate(master: onnx.ModelProto, card: ModelCard, paths: tuple[Path, ...]) -> None:

@@ -26,6 +26,7 @@ from deepir.runtime import openvino_hint
 from deepir.runtime.cache import cache_folder, kept_record
 from deepir.runtime.intel_cpu import OpenVinoBackend
 from deepir.runtime.openvino_model import inline, reason
+from deepir.runtime.openvino_refusal import NO_VNNI, lacks_vnni
 from deepir.runtime.ort import OnnxBackend
 from deepir.runtime.self_check import PROOF_PICTURES, made_up_pictures, proof_inputs, prove_backend
 
@@ -88,6 +89,7 @@ def test_it_gives_what_onnx_runtime_gives_for_any_batch(master: Path, cache: Pat
         assert backend.name == "OpenVINO, CPU (f32)"
 
 
+@pytest.mark.skipif(lacks_vnni(), reason=NO_VNNI)
 def test_it_runs_int8_files_with_one_thread(int8: Path, cache: Path) -> None:
     with OpenVinoBackend(int8, threads=1, cache=cache) as backend, OnnxBackend(int8, "cpu") as reference:
         cosines = np.sum(backend.run(images(4)) * reference.run(images(4)), axis=1)
@@ -227,7 +229,7 @@ def test_an_operator_that_openvino_lacks_is_one_sentence(
     helper.set_model_props(proto, {METADATA_KEY: make_card().to_json()})
     path = tmp_path / "det.onnx"
     onnx.save(proto, str(path))
-    with pytest.raises(EngineError, match=r"OpenVINO \S+ cannot run .*det\.onnx: .*--backend onnxruntime") as caught:
+    with pytest.raises(EngineError, match=r"OpenVINO does not run .*det\.onnx: version .*; take ONNX") as caught:
         OpenVinoBackend(path, hint="f32", cache=cache)
     assert "\n" not in str(caught.value)
     assert "Exception from" not in str(caught.value)
@@ -381,7 +383,7 @@ def test_a_file_that_never_passes_is_refused_each_time_and_tried_once(
     monkeypatch.setattr(openvino_hint, "LIMITS", UNREACHABLE)
     caplog.set_level(logging.INFO)
     for _ in range(2):
-        with pytest.raises(GateError, match=r"cosine min .*FAILED.*--backend onnxruntime") as caught:
+        with pytest.raises(GateError, match=r"other descriptors .*cosine min .*; take ONNX Runtime") as caught:
             OpenVinoBackend(master, cache=cache)
     assert caught.value.exit_code == 6
     assert compiles(caplog) == 2
@@ -457,7 +459,8 @@ def test_a_backend_that_swaps_pictures_fails_its_proof(master: Path, int8: Path,
 
     with OnnxBackend(master, "cpu") as reference, OpenVinoBackend(int8, hint="f32", cache=cache) as backend:
         inputs = list(proof_inputs(reference.card))
-        assert prove_backend(backend, reference, inputs, GateLimits(cosine_min=0.9, cosine_mean=0.95)).passed
+        loose = GateLimits(cosine_min=0.9, cosine_mean=0.95, agreement=0)
+        assert prove_backend(backend, reference, inputs, loose).passed
         swapping: Any = Swapping(reference)
         assert not prove_backend(swapping, reference, inputs, GateLimits()).passed
         with pytest.raises(ShapeError):
