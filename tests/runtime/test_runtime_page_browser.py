@@ -367,7 +367,7 @@ def test_a_picture_that_never_comes_does_not_stop_those_after_it(
     show(0, "red")
     browser.shows("red")
     monkeypatch.setattr(Showcase, "of", lost)
-    browser.run("LIMITS.answer = 200")
+    browser.run("LIMITS.answer = 1000")
     show(1, "green")
     browser.wait(lambda: browser.run("return now.event.frame.number") == 1)
     show(2, "blue")
