@@ -80,7 +80,7 @@ def review_command(index_path: Path, inbox: Path, *, as_json: bool, **options: A
       deepir-index review shop.usearch inbox/ --assign 1=oat-milk-1l --assign 3=tea/green/100g
       deepir-index review shop.usearch inbox/ --labels inbox/clusters.csv
     """  # noqa: D301 click needs the character
-    _check(options)
+    _check(options, index_path)
     backend = read_backend_options(options)
     if options["assign"] or options["labels"] is not None:
         _name(index_path, inbox, _given_labels(inbox, options), options, backend, as_json=as_json)
@@ -106,7 +106,7 @@ def review_command(index_path: Path, inbox: Path, *, as_json: bool, **options: A
     )
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any], index_path: Path) -> None:
     ways = [f"--{name}" for name in ("assign", "labels", "ask") if options[name]]
     if len(ways) > 1:
         message = f"{' and '.join(ways)} name pictures in different ways: give one of them"
