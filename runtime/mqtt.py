@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
@@ -79,7 +80,9 @@ class Broker:
         self._answered: set[int] = set()
         self._newest: str | None = None
         self._refused = False
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        # of one name: a broker that has not noticed that we were cut off says `offline` when we come back, before our
+        # `online`, and not for the line before 45 seconds later
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"deepir-{secrets.token_hex(8)}")
         if address.user is not None:
             client.username_pw_set(address.user, address.password)
         if address.secure:

@@ -66,6 +66,7 @@ class Cable:
     def __init__(self, broker: RealBroker) -> None:
         self._broker = broker
         self._ends: list[socket.socket] = []
+        self._half_open = False
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self.cut()
@@ -81,6 +82,12 @@ class Cable:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
         self._ends.clear()
+
+    def reset_near_ends(self) -> None:
+        """As a router that restarts: the broker hears nothing of it."""
+        self._half_open = True
+        for near in self._ends[::2]:
+            near.shutdown(socket.SHUT_RDWR)
 
     def _accept(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -98,12 +105,11 @@ class Cable:
         for taking, giving in ((near, far), (far, near)):
             threading.Thread(target=self._carry, args=(taking, giving), daemon=True).start()
 
-    @staticmethod
-    def _carry(taking: socket.socket, giving: socket.socket) -> None:
+    def _carry(self, taking: socket.socket, giving: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while some := taking.recv(65536):
                 giving.sendall(some)
-        for end in (taking, giving):
+        for end in () if self._half_open else (taking, giving):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
@@ -130,7 +136,10 @@ class Listener:
             self._changed.notify_all()
 
     def frames(self) -> list[int]:
-        return [json.loads(payload)["frame"] for topic, payload, _ in self.heard if topic == "shop/door/result"]
+        return [json.loads(payload)["frame"] for payload in self.of("result")]
+
+    def of(self, what: str) -> list[str]:
+        return [payload for topic, payload, _ in self.heard if topic == f"shop/door/{what}"]
 
     def wait_for(self, happened: Callable[["Listener"], bool]) -> bool:
         with self._changed:
@@ -315,6 +324,20 @@ def test_a_program_that_is_gone_is_offline_whether_it_said_goodbye_or_not(
         listener.heard.clear()
         if not goodbye:
             one.close()
+
+
+@needs_mosquitto
+@pytest.mark.usefixtures("sink")
+def test_a_connection_that_was_lost_for_us_only_does_not_make_us_offline_when_we_are_back(
+    broker: RealBroker, cable: Cable, listen: Callable[[], Listener]
+) -> None:
+    broker.start()
+    listener = listen()
+    cable.plug()
+    assert listener.wait_for(lambda one: one.of("status") == ["online"])
+    cable.reset_near_ends()
+    assert listener.wait_for(lambda one: one.of("status").count("online") == 2)
+    assert listener.of("status") == ["online", "offline", "online"]
 
 
 def test_an_address_is_read() -> None:
