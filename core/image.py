@@ -134,6 +134,12 @@ def resize(image: Image, spec: ModelSpec, size: Size | None = None, box: Box | N
     return _resized_part(image, spec, size, box)
 
 
+def holds_pixels(box: Box, image: Image, spec: ModelSpec, size: Size | None = None) -> bool:
+    """Whether anything of an image lies in a box, so that `resize` has something to cut out; arguments as there."""
+    left, top, right, bottom = _corners(box, *_cut_from(image, spec, size))
+    return left < right and top < bottom
+
+
 def _usual_size(image: Image, spec: ModelSpec) -> Size:
     if spec.resize != "nearest":
         return spec.size
@@ -143,11 +149,17 @@ def _usual_size(image: Image, spec: ModelSpec) -> Size:
 
 def _resized_part(image: Image, spec: ModelSpec, size: Size | None, box: Box | None) -> Image:
     if spec.resize != "longest":
-        part = image if box is None else image[_window(box, image.shape[:2], 1.0)]
+        part = image if box is None else image[_window(box, *_cut_from(image, spec, size))]
         return _resize(part, spec, size or _usual_size(part, spec))
-    size = size or spec.size
-    whole = _resize(image, spec, _longest(image, size))
-    return whole if box is None else whole[_window(box, whole.shape[:2], _ratio(image, size))]
+    whole = _resize(image, spec, _longest(image, size or spec.size))
+    return whole if box is None else whole[_window(box, *_cut_from(image, spec, size))]
+
+
+def _cut_from(image: Image, spec: ModelSpec, size: Size | None) -> tuple[Size, float]:
+    """The size of the picture that a box is cut out of, and how much larger than the image it is."""
+    if spec.resize != "longest":
+        return (image.shape[0], image.shape[1]), 1.0
+    return _longest(image, size or spec.size), _ratio(image, size or spec.size)
 
 
 def _ratio(image: Image, size: Size) -> float:
@@ -162,10 +174,7 @@ def _longest(image: Image, size: Size) -> Size:
 
 def _window(box: Box, size: Size, ratio: float) -> tuple[slice, slice]:
     """Rows and columns of a box, given in pixels of the original, in the picture resized by `ratio` to `size`."""
-    if len(box) != 4 or not np.isfinite(box).all():
-        message = f"a box needs four finite numbers x1, y1, x2, y2, got {box}"
-        raise ShapeError(message)
-    left, top, right, bottom = np.rint(np.multiply(box, ratio)).clip(0, [size[1], size[0]] * 2).astype(int).tolist()
+    left, top, right, bottom = _corners(box, size, ratio)
     if left >= right or top >= bottom:
         message = (
             f"nothing of the picture, {size[1]} x {size[0]} pixels, lies in the box {box} (x1, y1, x2, y2) "
@@ -173,6 +182,14 @@ def _window(box: Box, size: Size, ratio: float) -> tuple[slice, slice]:
         )
         raise ShapeError(message)
     return slice(top, bottom), slice(left, right)
+
+
+def _corners(box: Box, size: Size, ratio: float) -> list[int]:
+    if len(box) != 4 or not np.isfinite(box).all():
+        message = f"a box needs four finite numbers x1, y1, x2, y2, got {box}"
+        raise ShapeError(message)
+    corners: list[int] = np.rint(np.multiply(box, ratio)).clip(0, [size[1], size[0]] * 2).astype(int).tolist()
+    return corners
 
 
 def _resize(image: Image, spec: ModelSpec, size: Size) -> Image:

@@ -47,6 +47,11 @@ class Parts:
     where there are such (the fields of supervision's Detections); or one line holds one box as x_min, y_min, x_max,
     y_max, as supervision's sinks write it.
 
+    Attributes:
+        frames: How many frames the file names.
+        used: Of how many frames, so far, the boxes were asked for.
+        beside: How many boxes, so far, had nothing of the picture in them and were left out.
+
     Raises:
         InputError: A file that is missing or holds a line that is not understood; names the line.
     """
@@ -62,6 +67,7 @@ class Parts:
                 raise InputError(message) from error
         self.frames = len(self._of)
         self.used = 0
+        self.beside = 0
 
     @property
     def tracked(self) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors
 from deepir.errors import EngineError, ModelError, OptionError
-from deepir.image import Box, Image
+from deepir.image import Box, Image, holds_pixels
 from deepir.inputs import InputGroup, model_inputs
 from deepir.reading import read_images
 from deepir.runtime.backend import Backend, BackendOptions, open_backend
@@ -96,6 +96,10 @@ class Extractor:
         Args and Raises: as `describe`, for no more images than `batch_size`.
         """
         return model_inputs(images, self.card, boxes)
+
+    def sees(self, image: Image, box: Box) -> bool:
+        """Whether anything of an image lies in a box, at each size that the model looks at."""
+        return all(holds_pixels(box, image, self.spec, size) for size in self.spec.resolutions)
 
     def run(self, groups: Sequence[InputGroup], count: int) -> Descriptors:
         """Descriptors (count, D) of so many prepared images.

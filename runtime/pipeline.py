@@ -52,7 +52,7 @@ class Looked:
 
     Attributes:
         frame: Of the source; of its region of interest, the part.
-        parts: Its boxes; one None for the whole frame.
+        parts: Its boxes, which may be none; one None for the whole frame.
         queries: The descriptor of each.
         index: What to compare them with: of the same model as the one that described them.
     """
@@ -160,7 +160,10 @@ class Pipeline:
     def _prepare(self, frames: Iterable[Frame]) -> None:
         for frame in _chosen(frames, self._looking, live=self._source.live):
             parts = (None,) if self._looking.parts is None else self._looking.parts.of(frame)
-            if parts and not self._prepared.put(self._as_inputs(frame, parts, self._recogniser.extractor)):
+            # of a file every frame goes on, for the video; of a camera one with boxes would make way for one without
+            if not parts and self._source.live:
+                continue
+            if not self._prepared.put(self._as_inputs(frame, parts, self._recogniser.extractor)):
                 return
 
     def _describe(self) -> None:
@@ -179,6 +182,7 @@ class Pipeline:
 
     def _as_inputs(self, frame: Frame, parts: tuple[Part | None, ...], extractor: Extractor) -> _Prepared:
         started = time.perf_counter()
+        parts = self._seen(frame, parts, extractor)
         boxes = [None if part is None else part.box for part in parts]
         size = extractor.batch_size
         batches = []
@@ -186,6 +190,13 @@ class Pipeline:
             with self._at_work():
                 batches.append((extractor.prepare([frame.image] * len(chunk), chunk), len(chunk)))
         return _Prepared(frame, parts, batches, extractor.card, time.perf_counter() - started)
+
+    def _seen(self, frame: Frame, parts: tuple[Part | None, ...], extractor: Extractor) -> tuple[Part | None, ...]:
+        # at the border trackers predict boxes that lie beside the picture
+        seen = tuple(part for part in parts if part is None or extractor.sees(frame.image, part.box))
+        if self._looking.parts is not None:
+            self._looking.parts.beside += len(parts) - len(seen)
+        return seen
 
     def _run(self, extractor: Extractor, groups: list[InputGroup], count: int) -> Descriptors:
         with self._at_work():

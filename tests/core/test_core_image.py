@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepir.errors import InputError, ShapeError
-from deepir.image import Image, check_image, decode_image, list_images, prepare, read_image
+from deepir.image import Image, check_image, decode_image, holds_pixels, list_images, prepare, read_image
 from deepir.spec import ModelSpec, Size
 
 PICTURE: Image = np.random.default_rng(5).integers(0, 256, (48, 64, 3)).astype(np.uint8)
@@ -325,6 +325,20 @@ def test_a_box_without_a_pixel_of_the_picture_is_refused_with_both(
 ) -> None:
     with pytest.raises(ShapeError, match=r"nothing of the picture, 64 x 48 pixels, lies in the box \("):
         prepare(PICTURE, spec(resize=resize), (64, 64), box)
+
+
+SIDES = st.floats(-20, 90)
+
+
+@given(st.tuples(SIDES, SIDES, SIDES, SIDES), st.sampled_from(["longest", "stretch", "nearest"]))
+def test_a_box_holds_pixels_exactly_where_it_can_be_resized(box: tuple[float, ...], mode: str) -> None:
+    kind = spec(resize=mode, sizes=((32, 40),))
+    try:
+        prepare(PICTURE, kind, box=box)
+    except ShapeError:
+        assert not holds_pixels(box, PICTURE, kind)
+    else:
+        assert holds_pixels(box, PICTURE, kind)
 
 
 @pytest.mark.parametrize("box", [(0, 0, np.nan, 5), (0, 0, np.inf, 5), (0, 0, 5)])

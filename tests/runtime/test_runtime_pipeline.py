@@ -1,7 +1,9 @@
 """Frames through reading, preparing and the model: all of a file in order, of a camera the newest, errors in turn."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,16 +240,52 @@ def test_only_the_region_of_interest_is_seen(
     assert recogniser.answer(looked.queries[0]).label == "blue"
 
 
-def test_each_box_has_an_answer_of_its_own_and_a_frame_without_boxes_none(
+def test_each_box_has_an_answer_of_its_own_and_a_frame_without_boxes_goes_on_without_one(
     recogniser: Recogniser, rng: np.random.Generator, picture: Picture, tmp_path: Path
 ) -> None:
     both = np.concatenate([picture("red", rng), picture("blue", rng)], axis=1)
     boxes = ", ".join(["[0, 0, 64, 48], [64, 0, 128, 48]"] * 10)
     (tmp_path / "boxes.jsonl").write_text(f'{{"frame": 1, "xyxy": [{boxes}]}}')
     with Pipeline(recogniser, Pictures([both] * 3), Looking(parts=Parts(tmp_path / "boxes.jsonl"))) as pipeline:
+        found = all_of(pipeline)
+    assert [(looked.frame.number, len(looked.parts)) for looked in found] == [(0, 0), (1, 20), (2, 0)]
+    assert [len(looked.queries) for looked in found] == [0, 20, 0]
+    assert [recogniser.answer(query).label for query in found[1].queries] == ["red", "blue"] * 10
+
+
+def test_a_frame_of_a_camera_without_boxes_takes_no_room(
+    recogniser: Recogniser, colours: list[Image], tmp_path: Path
+) -> None:
+    (tmp_path / "boxes.jsonl").write_text('{"frame": 0, "xyxy": [[0, 0, 64, 48]]}')
+    held = Held(recogniser.extractor.backend)
+    recogniser.extractor.backend = held
+    source = Shown(colours)
+    with Pipeline(recogniser, source, Looking(parts=Parts(tmp_path / "boxes.jsonl"))) as pipeline:
+        source.show.release(len(colours))
+        held.go.release()
+        assert [(looked.frame.number, len(looked.queries)) for looked in all_of(pipeline)] == [(0, 1)]
+
+
+@pytest.mark.parametrize(("resize", "sliver"), [("stretch", 0.4), ("longest", 0.8)])
+def test_a_box_without_a_pixel_of_the_picture_is_left_out_and_counted(
+    *,
+    resize: str,
+    sliver: float,
+    recogniser: Recogniser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+    picture: Picture,
+) -> None:
+    card = recogniser.extractor.card
+    monkeypatch.setattr(recogniser.extractor.backend, "card", replace(card, spec=replace(card.spec, resize=resize)))
+    boxes = [[-9, 0, sliver, 64], [64, 0, 90, 64], [0, -9, 64, -1], [0, 64, 64, 80], [-9, -9, 64, 64]]
+    (tmp_path / "boxes.jsonl").write_text(json.dumps({"frame": 0, "xyxy": boxes, "tracker_id": [1, 2, 3, 4, 5]}))
+    parts = Parts(tmp_path / "boxes.jsonl")
+    with Pipeline(recogniser, Pictures([picture("red", rng, (64, 64))]), Looking(parts=parts)) as pipeline:
         (looked,) = all_of(pipeline)
-    assert looked.frame.number == 1
-    assert [recogniser.answer(query).label for query in looked.queries] == ["red", "blue"] * 10
+    assert [part.tracker for part in looked.parts if part] == [5]
+    assert (len(looked.queries), parts.beside) == (1, 4)
 
 
 def test_from_the_next_frame_on_another_model_and_its_index_answer(

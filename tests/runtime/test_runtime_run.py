@@ -78,6 +78,24 @@ def test_the_saved_video_shows_every_box(shop: Path, shelf: Path, tmp_path: Path
     assert not changed[30, 25:45].any()
 
 
+def test_the_saved_video_has_the_frames_without_boxes_too(
+    shop: Path, shelf: Path, tmp_path: Path, deepir_run: Command
+) -> None:
+    boxes = write_boxes(tmp_path / "b.jsonl", {0: [LEFT], 4: [RIGHT]})
+    lines = lines_of(deepir_run(shelf, "--index", shop, "--boxes", boxes, "--save", tmp_path / "out.avi"))
+    assert [line["frame"] for line in lines] == [0, 4]
+    capture = cv2.VideoCapture(str(tmp_path / "out.avi"))
+    assert sum(iter(capture.grab, False)) == 6
+
+
+def test_a_box_beside_the_picture_has_no_answer_and_ends_nothing(
+    shop: Path, shelf: Path, tmp_path: Path, deepir_run: Command
+) -> None:
+    boxes = write_boxes(tmp_path / "b.jsonl", {0: [LEFT], 1: [[128, 0, 192, 48], LEFT], 2: [[-64, 0, 0, 48]]})
+    lines = lines_of(deepir_run(shelf, "--index", shop, "--boxes", boxes))
+    assert [(line["frame"], line["box"]) for line in lines] == [(0, LEFT), (1, LEFT)]
+
+
 @pytest.mark.parametrize(
     ("words", "exit_code", "sentence"),
     [
