@@ -21,6 +21,9 @@ ROOM = 1000
 _FAREWELL = 5.0
 """Seconds in which what waits may still be sent when the program ends."""
 
+_GRACE = 0.5
+"""Seconds in which a try that was broken off comes to its end."""
+
 _MOST_TRACKED = 256
 
 Record = Mapping[str, Any]
@@ -39,8 +42,8 @@ class Choice:
     """Which answers are sent.
 
     Args:
-        send: `all`; `matches`; or `changes`: where status or label of a thing that a tracker follows differ from before,
-            and without a tracker, where nothing in the frame before had both.
+        send: `all`; `matches`; or `changes`: where status or label of a thing that a tracker follows differ from
+            before, and without a tracker, where nothing in the frame before had both.
     """
 
     def __init__(self, send: Send) -> None:
@@ -141,10 +144,20 @@ class Delivery:
 
     def close(self) -> None:
         """Send what waits, for five seconds at most, and stop; what is left counts as dropped."""
+        self._stop_at(self._clock.now() + _FAREWELL)
+        self._thread.join(_FAREWELL)
+        if self._thread.is_alive():
+            self._stop_at(self._clock.now())
+            self._break_off()
+            self._thread.join(_GRACE)
+
+    def _break_off(self) -> None:
+        """End the try that goes on; called from another thread than it runs in."""
+
+    def _stop_at(self, until: float) -> None:
         with self._changed:
-            self._until = self._clock.now() + _FAREWELL
+            self._until = until
             self._changed.notify_all()
-        self._thread.join(2 * _FAREWELL)
 
     def _run(self) -> None:
         while (record := self._next()) is not None:

@@ -15,6 +15,9 @@ from deepir.runtime.redact import without_password
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _TIMEOUT = 5.0
+_GOODBYE = 0.5
+"""Seconds for each of its two steps: a broker that is well needs much less, and of a hung one nothing is to be had."""
+
 _AT_LEAST_ONCE = 1
 _STATE = ("status", "label", "similarity", "seen_at", "name")
 
@@ -80,6 +83,7 @@ class Broker:
         self._answered: set[int] = set()
         self._newest: str | None = None
         self._refused = False
+        self._over = False
         # of one name: a broker that has not noticed that we were cut off says `offline` when we come back, before our
         # `online`, and not for the line before 45 seconds later
         client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"deepir-{secrets.token_hex(8)}")
@@ -109,7 +113,7 @@ class Broker:
             self._publish(record)
         # the client itself sends again what was not answered when the connection was lost: publishing doubles it
         with self._changed:
-            self._changed.wait_for(lambda: self._taken() or not self._client.is_connected(), _TIMEOUT)
+            self._changed.wait_for(lambda: self._taken() or self._over or not self._client.is_connected(), _TIMEOUT)
             taken = self._taken()
         if not taken:
             text = f"{self._address.name} did not take a message in {_TIMEOUT:g} seconds"
@@ -128,18 +132,24 @@ class Broker:
         self._unanswered = {state.mid, result.mid}
         self._record = record
 
+    def break_off(self) -> None:
+        """End the try that goes on, from any thread; no other follows."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Say that we are gone, and end the connection."""
         if self._client.is_connected():
             message = self._client.publish(f"{self._address.topic}/status", "offline", qos=_AT_LEAST_ONCE, retain=True)
             # lost in this very moment: then the broker says it for us
             with contextlib.suppress(RuntimeError, ValueError):
-                message.wait_for_publish(_TIMEOUT)
+                message.wait_for_publish(_GOODBYE)
         self._client.disconnect()
         # not waited for without end: the client's thread may look for a name that no server resolves
         ending = threading.Thread(target=self._client.loop_stop, name="deepir mqtt end", daemon=True)
         ending.start()
-        ending.join(_TIMEOUT)
+        ending.join(_GOODBYE)
 
     def _connected(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -182,3 +192,6 @@ class MqttSink(Delivery):
         """Send what waits, for a few seconds at most, and say goodbye."""
         super().close()
         self._broker.close()
+
+    def _break_off(self) -> None:
+        self._broker.break_off()

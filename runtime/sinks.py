@@ -2,7 +2,9 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from deepir.runtime.inbox_writer import INBOX_MB, InboxWriter
 from deepir.runtime.mqtt import BrokerAddress, MqttSink
 from deepir.runtime.sink import Sink
 from deepir.runtime.webhook import Webhook, WebhookSink
+
+_CLOSING = 6.0
+"""Seconds for all of them together: containers are killed ten seconds after they were asked to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,7 @@ class SinkOptions:
 
 @contextlib.contextmanager
 def open_sinks(options: SinkOptions) -> Iterator[list[Sink]]:
-    """Open them; at the end each sends what waits, in a few seconds at most.
+    """Open them; at the end each sends what waits, all at the same time, in six seconds at most.
 
     Raises:
         InputError: The inbox cannot be made.
@@ -58,13 +63,20 @@ def open_sinks(options: SinkOptions) -> Iterator[list[Sink]]:
     """
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = []
+        stack.callback(_close_together, sinks)
         if options.inbox is not None:
             sinks.append(InboxWriter(options.inbox, options.inbox_mb))
-            stack.callback(sinks[-1].close)
         if options.webhook is not None:
             sinks.append(WebhookSink(options.webhook, Choice(options.send)))
-            stack.callback(sinks[-1].close)
         if options.mqtt is not None:
             sinks.append(MqttSink(options.mqtt, Choice(options.send)))
-            stack.callback(sinks[-1].close)
         yield sinks
+
+
+def _close_together(sinks: Sequence[Sink]) -> None:
+    endings = [threading.Thread(target=sink.close, name=f"deepir {sink.name} end", daemon=True) for sink in sinks]
+    for ending in endings:
+        ending.start()
+    until = time.monotonic() + _CLOSING
+    for ending in endings:
+        ending.join(max(0.0, until - time.monotonic()))

@@ -151,6 +151,9 @@ class WebhookSink(Delivery):
         super().close()
         self._webhook.close()
 
+    def _break_off(self) -> None:
+        self._webhook.break_off()
+
 
 def _login(parts: urllib.parse.SplitResult) -> dict[str, str]:
     token = os.environ.get(TOKEN_VARIABLE)

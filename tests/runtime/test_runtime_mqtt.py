@@ -340,6 +340,24 @@ def test_a_connection_that_was_lost_for_us_only_does_not_make_us_offline_when_we
     assert listener.of("status") == ["online", "offline", "online"]
 
 
+@needs_mosquitto
+def test_at_the_end_a_broker_that_hangs_is_not_waited_for(
+    broker: RealBroker, make_answer: MakeAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 0.1)
+    monkeypatch.setattr("deepir.runtime.delivery._GRACE", WAIT)
+    broker.start()
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/shop/door", Choice("all"))
+    sink.take(make_answer(0))
+    assert sink.wait_for(lambda state: state.sent == 1, WAIT)
+    monkeypatch.setattr("deepir.runtime.mqtt._TIMEOUT", 10 * WAIT)
+    broker.signal(signal.SIGSTOP)
+    sink.take(make_answer(1))
+    sink.close()
+    assert not sink._thread.is_alive()
+    assert (sink.state.sent, sink.state.waiting, sink.state.dropped) == (1, 0, 1)
+
+
 def test_an_address_is_read() -> None:
     address = BrokerAddress.parse("mqtts://robot:p%40ss@broker.example/shop/door/")
     assert (address.secure, address.host, address.port, address.topic) == (True, "broker.example", 8883, "shop/door")

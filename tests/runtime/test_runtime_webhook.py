@@ -344,3 +344,25 @@ def test_an_answer_that_drips_without_end_is_a_failed_try(
             post({"frame": 1})
     server.close()
     assert server.requests == 2
+
+
+def test_at_the_end_a_server_that_hangs_is_not_waited_for(
+    make_answer: MakeAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 0.1)
+    monkeypatch.setattr("deepir.runtime.delivery._GRACE", WAIT)
+    monkeypatch.setattr(module, "_TIMEOUT", 10 * WAIT)
+    monkeypatch.setattr(module, "_LONGEST_ANSWER", 10 * WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sink = WebhookSink(f"http://127.0.0.1:{server.getsockname()[1]}/", Choice("all"))
+        for number in range(3):
+            sink.take(make_answer(number))
+        taken, _ = server.accept()
+        with taken:
+            assert taken.recv(65536)
+            sink.close()
+        assert not sink._thread.is_alive()
+        assert (sink.state.waiting, sink.state.dropped) == (0, 3)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
