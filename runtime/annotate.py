@@ -1,10 +1,13 @@
 """Pictures with the answer drawn on them, and the video they become."""
 
+import glob
 import os
+import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +25,12 @@ _GREEN = (40, 170, 60)
 _GREY = (128, 128, 128)
 _WHITE = (255, 255, 255)
 _DEFAULT_FPS = 10.0
+
+_LEAST_FREE = 16 << 20
+_FRAMES_A_LOOK = 25
+
+_LEFT = 600.0
+"""Seconds without a byte after which a file is what a killed program left."""
 
 
 def annotate(image: Image, recognition: Recognition) -> Image:
@@ -56,28 +65,43 @@ def annotate_boxes(image: Image, answers: Sequence[tuple[Box, Recognition]]) -> 
 class VideoWriter:
     """Annotated frames as a video; it appears under its name when it is closed, and only if it has frames.
 
+    Attributes:
+        fps: Frames a second.
+        saved: Whether it stands under its name.
+
     Raises:
         OptionError: The suffix names no container that we write.
-        InputError: The folder does not exist, or this OpenCV cannot write the format.
+        InputError: The folder does not exist or cannot be written, this OpenCV cannot write the format, or the disk is
+            full.
     """
 
     def __init__(self, path: Path, fps: float | None) -> None:
         check_video_path(path)
         self._path = path
+        _remove_leftovers(path)
         # OpenCV chooses the container by the suffix, so the temporary name keeps it
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self._fps = fps or _DEFAULT_FPS
+        self.fps = fps or _DEFAULT_FPS
+        self.saved = False
         self._writer: Any = None
         self._size = (0, 0)
+        self._frames = 0
 
-    def write(self, image: Image) -> None:
-        """Append a picture; one of another size is scaled to that of the first."""
+    def write(self, image: Image, times: int = 1) -> None:
+        """Append a picture, so many times; one of another size is scaled to that of the first."""
         cv2 = need("cv2")
         if self._writer is None:
             self._open((image.shape[1], image.shape[0]))
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
-        self._writer.write(np.ascontiguousarray(image[:, :, ::-1]))
+        if self._frames % _FRAMES_A_LOOK == 0 and shutil.disk_usage(self._path.parent).free < _LEAST_FREE:
+            # OpenCV does not say when nothing more fits
+            message = f"cannot write {self._path}: the disk is full; what was written is kept: make room"
+            raise InputError(message)
+        self._frames += 1
+        bgr = np.ascontiguousarray(image[:, :, ::-1])
+        for _ in range(times):
+            self._writer.write(bgr)
 
     def close(self) -> None:
         """Finish the file and give it its name; what was written before a loss or Ctrl-C is kept."""
@@ -85,6 +109,7 @@ class VideoWriter:
             self._writer.release()
             self._writer = None
             os.replace(self._temporary, self._path)
+            self.saved = True
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -98,12 +123,19 @@ class VideoWriter:
         cv2 = need("cv2")
         codec = cv2.VideoWriter_fourcc(*CODECS[self._path.suffix.lower()])
         with _silent_stderr():
-            writer = cv2.VideoWriter(str(self._temporary), codec, self._fps, size)
+            writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, size)
         if not writer.isOpened():
             self._temporary.unlink(missing_ok=True)
             message = f"cannot write {self._path}: this OpenCV has no encoder for it, or the folder cannot be written"
             raise InputError(message)
         self._writer, self._size = writer, size
+
+
+def _remove_leftovers(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{path.suffix}"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - _LEFT:
+                left.unlink()
 
 
 def check_video_path(path: Path) -> None:
@@ -113,6 +145,9 @@ def check_video_path(path: Path) -> None:
         raise OptionError(message)
     if not path.parent.is_dir():
         message = f"cannot write {path}: create the folder {path.parent} first"
+        raise InputError(message)
+    if not os.access(path.parent, os.W_OK):
+        message = f"cannot write {path}: the folder {path.parent} cannot be written; choose another place"
         raise InputError(message)
 
 

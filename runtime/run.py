@@ -1,6 +1,7 @@
 """Source to recognitions: the loop behind deepir-run."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from deepir.runtime.backend import BackendOptions
 from deepir.runtime.boxes import Parts
 from deepir.runtime.camera_state import Patience
 from deepir.runtime.decide import Deciding
+from deepir.runtime.frame import Source
 from deepir.runtime.health_file import MOST_STUCK, HealthFile
 from deepir.runtime.index import Index
 from deepir.runtime.index_watch import Hangup, IndexWatch, file_state
@@ -32,6 +34,8 @@ from deepir.runtime.source import open_source
 from deepir.runtime.stop import Stop
 from deepir.runtime.video_sink import VideoSink
 from deepir.runtime.vitals import Vitals
+
+_MOST_VIDEO_FPS = 30.0
 
 _BEAT = 0.2
 """Seconds after which the loop looks around when no frame comes."""
@@ -204,12 +208,20 @@ def _read_boxes(options: RunOptions) -> Parts | None:
 @contextlib.contextmanager
 def _open_outputs(options: RunOptions, vitals: Vitals) -> Iterator[Outputs]:
     source = vitals.source
-    fps = source.fps / options.every if source.fps else None
+    fps = _video_fps(source, options)
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(_open_lines(options.jsonl, live=source.live))
-        stack.callback(_conclude, vitals, options)
-        video = stack.enter_context(VideoSink(options.save, fps)) if options.save else None
+        video = VideoSink(options.save, fps, live=source.live) if options.save else None
+        stack.callback(_conclude, vitals, options, video)
+        if video is not None:
+            stack.enter_context(video)
         yield Outputs(lines=lines, vitals=vitals, video=video)
+
+
+def _video_fps(source: Source, options: RunOptions) -> float | None:
+    if not source.live:
+        return source.fps / options.every if source.fps else None
+    return min(source.fps or math.inf, options.fps_max or math.inf, _MOST_VIDEO_FPS)
 
 
 def _open_lines(path: Path | None, *, live: bool) -> contextlib.AbstractContextManager[Lines]:
@@ -217,9 +229,9 @@ def _open_lines(path: Path | None, *, live: bool) -> contextlib.AbstractContextM
     return contextlib.nullcontext(sys.stdout) if path is None else LinesFile(path, add=live)
 
 
-def _conclude(vitals: Vitals, options: RunOptions) -> None:
+def _conclude(vitals: Vitals, options: RunOptions, video: VideoSink | None) -> None:
     if options.quiet:
         return
     say(summary(vitals))
-    if options.save is not None and vitals.frames:
+    if video is not None and video.saved:
         say(f"wrote {options.save}")

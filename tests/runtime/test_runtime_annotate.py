@@ -1,16 +1,22 @@
 """The annotated picture and the video made of it."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepir.errors import InputError, OptionError
 from deepir.image import Image
 from deepir.runtime.annotate import CODECS, VideoWriter, annotate
 from deepir.runtime.recogniser import Recognition
 from deepir.runtime.source import open_source
+from deepir.runtime.video_sink import Pace
 
 Picture = Callable[..., Image]
 
@@ -73,3 +79,54 @@ def test_a_path_that_cannot_become_a_video_is_refused_before_any_work(tmp_path: 
         VideoWriter(tmp_path / "out.gif", 10.0)
     with pytest.raises(InputError, match="create the folder"):
         VideoWriter(tmp_path / "nowhere" / "out.webm", 10.0)
+
+
+def test_what_a_killed_program_left_of_a_video_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".out.7.part.webm", ".out.8.part.webm", ".our.7.part.webm"))
+    for file in (old, new, other):
+        file.write_bytes(b"half a video")
+    for file in (old, other):
+        os.utime(file, (0, 0))
+    VideoWriter(tmp_path / "out.webm", 10.0).close()
+    assert set(tmp_path.iterdir()) == {new, other}
+
+
+def test_a_full_disk_ends_the_video_and_keeps_what_is_written(
+    tmp_path: Path, rng: np.random.Generator, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([1 << 30, 1 << 20])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=next(free)))
+    path, written = tmp_path / "out.avi", 0
+
+    def fill() -> None:
+        nonlocal written
+        with VideoWriter(path, 10.0) as video:
+            while True:
+                video.write(picture("blue", rng))
+                written += 1
+
+    with pytest.raises(InputError, match=r"cannot write .*out.avi: the disk is full; what was written is kept"):
+        fill()
+    with open_source(path) as source:
+        assert len(list(source)) == written > 0
+
+
+@given(
+    fps=st.sampled_from([5.0, 10.0, 30.0]),
+    gaps=st.lists(st.floats(0.001, 1.9), min_size=1, max_size=40),
+)
+def test_the_video_of_a_camera_takes_as_long_as_what_it_shows(fps: float, gaps: list[float]) -> None:
+    pace, now = Pace(fps), 1000.0
+    written = [pace.times(now)]
+    for gap in gaps:
+        now += gap
+        written.append(pace.times(now))
+        # never more than half a frame before or behind
+        assert abs((sum(written) - 1) / fps - (now - 1000.0)) <= 0.5 / fps + 1e-6
+    assert written[0] == 1
+    assert min(written) >= 0
+
+
+def test_an_outage_is_cut_out_of_the_video() -> None:
+    pace = Pace(10.0)
+    assert [pace.times(moment) for moment in (0.0, 0.1, 3600.0, 3600.1, 3600.5)] == [1, 1, 20, 1, 4]
