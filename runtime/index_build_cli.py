@@ -33,6 +33,9 @@ from deepir.runtime.whiten_cli import read_whitening, whitening_options
 _ALIKE = 0.9
 """A threshold from stored views above this means that some labels look nearly alike."""
 
+_FEW_VIEWS = 1.5
+"""Of each label, in the mean: most have one."""
+
 _WITHOUT_PHOTOGRAPHS = (
     "warning: fitted on the references alone, the whitening may do harm: of 100 shop photographs it set up to 6 right "
     "and up to 16 wrong (docs/benchmarks.md); give a dozen photographs from the camera with --whiten-images DIR"
@@ -116,7 +119,7 @@ def build(out: Path, folder: Path, model: Path, teacher: Path | None, **options:
     index.save(out)
     click.echo(f"wrote {out}", err=True)
     _report(out, index, done, started, as_json=options["as_json"])
-    _hint_at_unknown(index)
+    _hint_at_unknown(index, out)
     click.echo(f"next: deepir-run camera0 --index {out}", err=True)
 
 
@@ -228,11 +231,18 @@ def _report(path: Path, index: Index, done: Enrolled, started: float, *, as_json
         click.echo(json.dumps(facts))
 
 
-def _hint_at_unknown(index: Index) -> None:
+def _hint_at_unknown(index: Index, path: Path) -> None:
     threshold = index.threshold
-    if threshold is not None and threshold.basis == "views" and threshold.value > _ALIKE:
-        click.echo(
-            f"warning: the threshold {threshold.value:.3f} is high because some labels look nearly alike, so much will "
-            "be unknown: give pictures of other things with --unknown DIR, or a value with deepir-run --threshold",
-            err=True,
-        )
+    if threshold is None or threshold.basis != "views":
+        return
+    if threshold.value > _ALIKE:
+        why = "is high because some labels look nearly alike"
+    elif len(index) < _FEW_VIEWS * len(index.labels):
+        why = "was computed from the stored views, and most labels have one, so that nothing tells how alike two are"
+    else:
+        return
+    click.echo(
+        f"warning: the threshold {threshold.value:.3f} {why}, so much may be unknown: give pictures of other "
+        f"things with deepir-index calibrate {path} --unknown DIR, or a value with deepir-run --threshold",
+        err=True,
+    )

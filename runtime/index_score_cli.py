@@ -19,7 +19,7 @@ from deepir.runtime.ranked_folders import RankedFolders
 from deepir.runtime.recogniser import find_model
 from deepir.runtime.run_report import NO_THRESHOLD
 from deepir.runtime.score_query import Questions
-from deepir.runtime.score_report import error_groups, score_facts, score_lines, score_remarks, table_lines
+from deepir.runtime.score_report import error_groups, next_command, score_facts, score_lines, score_remarks, table_lines
 from deepir.runtime.sheet import MOST_GROUPS, write_sheet
 
 _TOPK = 50
@@ -56,7 +56,7 @@ def eval_command(index_path: Path, queries: Path, *, as_json: bool, **options: A
     index = Index.open(index_path)
     folders = _folders(index, index_path, options)
     if options["sheet"] is not None:
-        check_target(options["sheet"])
+        check_target(options["sheet"], index_path)
     with (
         Extractor.open(options["model"] or find_model(index, index_path), backend) as extractor,
         progress_bar("asking", len(questions.labelled)) as advance,
@@ -76,8 +76,7 @@ def eval_command(index_path: Path, queries: Path, *, as_json: bool, **options: A
     if folders is not None:
         gone = f", left out {folders.missing} views whose pictures are gone" if folders.missing else ""
         click.echo(f"wrote {folders.written} folders into {folders.folder}{gone}", err=True)
-    following = "confusions" if scores.errors else "info"
-    click.echo(f"next: deepir-index {following} {index_path}", err=True)
+    click.echo(f"next: {next_command(scores, index, index_path)}", err=True)
 
 
 def _folders(index: Index, path: Path, options: dict[str, Any]) -> RankedFolders | None:

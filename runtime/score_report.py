@@ -16,6 +16,9 @@ from deepir.runtime.view_ranks import Seen
 _DIGITS = 4
 _MOST_NAMED = 10
 
+_MORE = 5
+"""So many times the share of false accepts is worth a try where the present one leaves most queries unknown."""
+
 _IN_WORDS: dict[Outcome, str] = {
     "match right": "match, the right label",
     "match wrong": "match, a wrong label",
@@ -92,11 +95,30 @@ def score_remarks(scores: IndexScores) -> Iterator[str]:
         yield f"{sum(lacking.values())} queries of labels that the index lacks count as unknown things: {names}"
     if scores.blank:
         yield f"{len(scores.blank)} blank pictures are unknown to any index, the first is {scores.blank[0]}"
+    if _lets_little_through(scores):
+        yield (
+            f"warning: the threshold {scores.threshold:.3f} lets little through: {scores.outcomes['unknown']} of "
+            f"{scores.known} queries of labels that the index has are unknown"
+        )
     if scores.stored:
         yield (
             f"warning: {scores.stored} queries are the very pictures that the index was made of, so the scores are "
             "better than they will be"
         )
+
+
+def next_command(scores: IndexScores, index: Index, path: Path) -> str:
+    """What to do after these scores."""
+    if _lets_little_through(scores):
+        threshold = index.threshold
+        # where pictures of unknown things made this threshold, more of them must be let through
+        far = f" --far {min(_MORE * threshold.far, 0.5):g}" if threshold and threshold.basis == "unknown" else ""
+        return f"deepir-index calibrate {path} --unknown DIR{far}"
+    return f"deepir-index {'confusions' if scores.errors else 'info'} {path}"
+
+
+def _lets_little_through(scores: IndexScores) -> bool:
+    return scores.threshold is not None and scores.outcomes["unknown"] > scores.known / 2
 
 
 def error_groups(scores: IndexScores, index: Index, path: Path, most: int) -> list[Group]:

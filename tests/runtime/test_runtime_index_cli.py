@@ -41,6 +41,32 @@ def test_labels_are_sub_folders_and_the_stem_of_loose_files(
     assert Index.open(tmp_path / "i.usearch").labels == {"brand/cup": 2, "fork": 1, "plate": 1}
 
 
+def test_build_warns_of_a_threshold_from_one_view_a_label(
+    tmp_path: Path,
+    model: Path,
+    rng: np.random.Generator,
+    picture: Picture,
+    write_picture: WritePicture,
+    deepir_index: Command,
+) -> None:
+    folder, path = tmp_path / "things", tmp_path / "i.usearch"
+    for colour in ("red", "green", "blue"):
+        write_picture(folder / colour / "1.png", picture(colour, rng))
+    hint = "most labels have one, so that nothing tells how alike two are"
+    result = deepir_index("build", path, folder, "--model", model)
+    assert hint in result.stderr
+    assert f"deepir-index calibrate {path} --unknown DIR" in result.stderr
+    with_unknown = deepir_index("build", path, folder, "--model", model, "--unknown", folder / "blue")
+    assert (with_unknown.exit_code, hint in with_unknown.stderr) == (0, False)
+
+
+def test_build_does_not_speak_of_single_views_where_labels_have_several(
+    tmp_path: Path, model: Path, catalogue: Path, deepir_index: Command
+) -> None:
+    result = deepir_index("build", tmp_path / "i.usearch", catalogue, "--model", model)
+    assert "most labels have one" not in result.stderr
+
+
 def test_a_pattern_takes_the_label_from_the_file_name(
     tmp_path: Path,
     model: Path,

@@ -17,7 +17,7 @@ from deepir.image import Image
 from deepir.retrieval_set import Query, RetrievalSet
 from deepir.runtime import Extractor, Index
 from deepir.runtime.index_score_cli import eval_command
-from deepir.runtime.threshold import Threshold
+from deepir.runtime.threshold import Basis, Threshold
 from deepir.runtime.view_blocks import labelled_views
 from deepir.runtime.view_ranks import rank_views
 from deepir.score import average_precision, score
@@ -112,6 +112,24 @@ def test_views_are_ranked_for_each_query(plane: Path, directions: Path, run: Com
     precisions = [1, (1 / 3 + 1 / 3 + 2 / 4) / 4, (1 / 4 + 1 / 4 + 2 / 5) / 4, (1 / 2 + 1 / 4 + 2 / 5) / 4, 1]
     assert facts["mean_ap"] == pytest.approx(np.mean(precisions), abs=1e-4)
     assert facts["recall_at"] == {"1": 0.4, "5": 1.0, "10": 1.0}
+
+
+@pytest.mark.parametrize(("basis", "far"), [("views", ""), ("unknown", " --far 0.05")])
+def test_where_the_threshold_lets_little_through_the_next_step_is_to_calibrate(
+    plane: Path, directions: Path, run: Command, basis: Basis, far: str
+) -> None:
+    with Index.open(plane, write=True) as index:
+        index.set(threshold=Threshold(0.9999, 0.01, 5, basis))
+    result = run(plane, directions / "asked")
+    expected = "the threshold 1.000 lets little through: 4 of 5 queries of labels that the index has are unknown"
+    assert expected in result.stderr
+    assert f"next: deepir-index calibrate {plane} --unknown DIR{far}\n" in result.stderr
+
+
+def test_where_answers_come_through_the_threshold_is_not_blamed(plane: Path, directions: Path, run: Command) -> None:
+    result = run(plane, directions / "asked")
+    assert "lets" not in result.stderr
+    assert f"next: deepir-index confusions {plane}\n" in result.stderr
 
 
 def test_it_works_without_unknown_things(plane: Path, directions: Path, run: Command) -> None:
