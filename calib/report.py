@@ -9,6 +9,7 @@ from typing import Any
 
 from deepir.calib.blocks import find_blocks
 from deepir.calib.onnx_file import describe, read_card, read_onnx
+from deepir.calib.programs import TrialDescriber
 from deepir.calib.quantise import int8_share
 from deepir.calib.record import BlockDamage, Record, Trial, read_record, record_path
 from deepir.calib.search import for_trials, measure_damage
@@ -167,7 +168,7 @@ def _damage(master: Any, record: Record, images: Sequence[Path], report: Report)
     report(f"measuring what each block damages, on {len(pictures)} pictures")
     card = read_card(master)
     reference_nd = describe(master, card, pictures)
-    damage = measure_damage(master, card, record.recipe, pictures, reference_nd, report)
+    damage = measure_damage(master, card, record.recipe, TrialDescriber(pictures, report), reference_nd, report)
     return tuple(damage), f"measured for this report on {len(pictures)} pictures"
 
 

@@ -16,7 +16,7 @@ from deepir.calib.gate import judge_file, passed
 from deepir.calib.images import CalibrationSet
 from deepir.calib.keep import named_convolutions
 from deepir.calib.onnx_file import Feeds, describe, prepared, write_card
-from deepir.calib.programs import describe_fast
+from deepir.calib.programs import TrialDescriber
 from deepir.calib.quantise import place
 from deepir.calib.ranges import measure_statistics, ranges_by, saturation
 from deepir.calib.recipe import Recipe
@@ -77,6 +77,7 @@ class RecipeSearch:
         self._report = report
         self._tried_on = for_trials(images.measure)
         self._tried_nd = describe(proto, card, self._tried_on)
+        self._describe_tried = TrialDescriber(self._tried_on, report)
         self.trials: list[Trial] = []
         self.damage: tuple[BlockDamage, ...] = ()
         self.saturation: dict[str, float] = {}
@@ -153,7 +154,7 @@ class RecipeSearch:
     def _measure_damage(self, recipe: Recipe) -> None:
         if not self.damage:
             self.damage = tuple(
-                measure_damage(self._proto, self._card, recipe, self._tried_on, self._tried_nd, self._report)
+                measure_damage(self._proto, self._card, recipe, self._describe_tried, self._tried_nd, self._report)
             )
 
     def _corrected(self, recipe: Recipe) -> Recipe:
@@ -166,7 +167,7 @@ class RecipeSearch:
         return dataclasses.replace(recipe, biases=biases)
 
     def _try(self, recipe: Recipe) -> float:
-        found_nd = describe_fast(_model(self._proto, self._card, recipe), self._card, self._tried_on)
+        found_nd = self._describe_tried(_model(self._proto, self._card, recipe), self._card)
         cosines = np.sum(found_nd * self._tried_nd, axis=1)
         self.trials.append(Trial(_words(recipe), round(float(cosines.min()), 6), round(float(cosines.mean()), 6)))
         self._report(f"tried {_words(recipe)}: cosine min {cosines.min():.4f} mean {cosines.mean():.4f}")
@@ -186,7 +187,7 @@ def measure_damage(
     proto: Any,
     card: ModelCard,
     recipe: Recipe,
-    paths: Sequence[Path],
+    describe_with: TrialDescriber,
     reference_nd: Descriptors,
     report: Report = lambda _: None,
 ) -> list[BlockDamage]:
@@ -196,7 +197,7 @@ def measure_damage(
         proto: The FP32 model.
         card: Of it or of its INT8 form.
         recipe: Of the INT8 form; what it keeps in FP16 counts as INT8 here.
-        paths: Pictures to describe.
+        describe_with: Describes some pictures.
         reference_nd: Their FP32 descriptors.
         report: Is told how far it is.
 
@@ -206,7 +207,7 @@ def measure_damage(
     int8 = dataclasses.replace(card, numerics=Numerics.INT8)
     return block_damage(
         lambda kept: _model(proto, int8, dataclasses.replace(recipe, kept=kept)),
-        lambda made: describe_fast(made, int8, paths),
+        lambda made: describe_with(made, int8),
         reference_nd,
         find_blocks(proto),
         report,

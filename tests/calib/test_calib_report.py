@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from deepir.calib import programs
 from deepir.calib.blocks import find_blocks
 from deepir.calib.derive import derive
 from deepir.calib.images import CalibrationSet
@@ -150,6 +151,18 @@ def test_unknown_damage_is_measured_on_the_pictures_of_the_calibration(int8: Pat
     assert findings.damage_from == "measured for this report on 24 pictures"
     assert all(row.damage is not None and abs(row.damage) < 0.1 for row in findings.blocks)
     assert lines[0] == "measuring what each block damages, on 24 pictures"
+
+
+def test_damage_is_not_measured_in_an_openvino_that_differs_from_onnx_runtime(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [row.damage for row in read_findings(int8).blocks]
+    turned = np.eye(6, dtype=np.float32)[:1].repeat(24, axis=0)
+    monkeypatch.setattr(programs, "openvino_runs", lambda: True)
+    monkeypatch.setattr(programs, "describe_in_openvino", lambda *_: ("OpenVINO", turned))
+    lines: list[str] = []
+    assert [row.damage for row in read_findings(int8, report=lines.append).blocks] == expected
+    assert "trials run in ONNX Runtime, not in OpenVINO: other descriptors" in lines[1]
 
 
 def test_given_pictures_are_measured_on_though_the_damage_is_known(int8: Path, pictures: Path) -> None:
