@@ -14,12 +14,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from deepir.distill.backbone import Trunk, wrap_module
 from deepir.distill.checkpoint import Model, new_model
 from deepir.spec import Size
 from deepir.whitening import Whitening
+
+# how long an example took says how busy the machine was
+settings.register_profile("deepir", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deepir")
 
 LABELS = ("bread", "milk", "salt", "soap", "tea", "wine")
 SIDE = 72
