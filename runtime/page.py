@@ -12,6 +12,7 @@ from deepir.errors import OptionError
 from deepir.optional import need
 from deepir.runtime.page_address import PageAddress
 from deepir.runtime.page_app import PageApp
+from deepir.runtime.page_connection import MOST_WAITING, connection_class
 from deepir.runtime.page_guard import Guard
 from deepir.runtime.vitals import Vitals
 
@@ -77,7 +78,8 @@ class Page:
         config = uvicorn.Config(
             guard,
             loop="asyncio",
-            http="h11",
+            http=connection_class(),
+            backlog=MOST_WAITING,
             ws="none",
             lifespan="off",
             log_config=None,

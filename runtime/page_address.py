@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass
 
 from deepir.errors import InputError, OptionError
+from deepir.runtime.page_connection import MOST_WAITING, keep_alive
 
 _FORM = re.compile(r"(?:(?P<host>[^:\[\]\s]+|\[[0-9a-fA-F:.]+\]):)?(?P<port>\d{1,5})")
-_MOST_WAITING = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class PageAddress:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.host == "::":
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            keep_alive(listening)
             listening.bind((self.host, self.port))
-            listening.listen(_MOST_WAITING)
+            listening.listen(MOST_WAITING)
         except OSError as error:
             listening.close()
             message = (
