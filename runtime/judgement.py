@@ -12,6 +12,7 @@ from deepir.label_tree import common_ancestor
 from deepir.runtime.index import Index
 from deepir.runtime.items import Metadata
 from deepir.runtime.label_search import TIE, Hit
+from deepir.runtime.pictures import THUMBNAIL
 from deepir.runtime.vote import Status
 
 TOP_LABELS = 5
@@ -49,8 +50,8 @@ class Recognition:
 
     @property
     def metadata(self) -> Metadata:
-        """What was stored with the most similar view."""
-        return {} if self.hit is None else self.hit.metadata
+        """What its owner stored with the most similar view."""
+        return {} if self.hit is None else owners_metadata(self.hit.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,11 @@ class Judgement:
             candidates=candidates,
             hit=hits[0] if hits else None,
         )
+
+
+def owners_metadata(metadata: Metadata) -> Metadata:
+    """What the owner of an index stored with a view: without the name of the small copy, which is deepir's own."""
+    return {name: value for name, value in metadata.items() if name != THUMBNAIL}
 
 
 def _candidates(hits: Sequence[Hit], margin: float) -> tuple[str, ...]:

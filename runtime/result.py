@@ -10,6 +10,7 @@ from deepir.runtime.boxes import Part
 from deepir.runtime.decide import Decision
 from deepir.runtime.frame import Frame
 from deepir.runtime.index import Index
+from deepir.runtime.judgement import owners_metadata
 from deepir.runtime.recogniser import Recognition
 
 _DIGITS = 4
@@ -61,16 +62,22 @@ class Result:
             "margin": None if recognition.margin is None else round(recognition.margin, _DIGITS),
             "topk": [[label, round(similarity, _DIGITS)] for label, similarity in recognition.top],
             **({"candidates": recognition.candidates} if recognition.status == "ambiguous" else {}),
-            **({"metadata": dict(recognition.metadata)} if recognition.metadata and decision is None else {}),
+            **({"metadata": metadata} if (metadata := self._metadata()) else {}),
             "ms": {step: round(value, 2) for step, value in recognition.milliseconds.items()},
         }
         return facts if decision is None else {**facts, **_decided(recognition, decision)}
+
+    def _metadata(self) -> dict[str, Any]:
+        """Of the most similar view of this frame, unless several frames decided for another label than the view's."""
+        hit = self.recognition.hit
+        other = self.decision is not None and (hit is None or hit.label != self.decision.label)
+        return {} if other else dict(self.recognition.metadata)
 
 
 def _decided(recognition: Recognition, decision: Decision) -> dict[str, Any]:
     """What several frames decided, and what the newest of them would have said alone."""
     hit = decision.hit
-    place = {} if hit is None else {"key": hit.key, "view": hit.view, "metadata": dict(hit.metadata)}
+    place = {} if hit is None else {"key": hit.key, "view": hit.view, "metadata": dict(owners_metadata(hit.metadata))}
     return {
         "status": decision.status,
         "label": decision.label,
