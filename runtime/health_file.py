@@ -27,6 +27,7 @@ MOST_STUCK = 30.0
 the smallest boards need a third of that."""
 
 _WELL = frozenset({"starting", "running"})
+_STOPPED = "stopped"
 
 
 class HealthFile:
@@ -59,7 +60,7 @@ class HealthFile:
 
     def end(self, vitals: Vitals) -> None:
         """Say that the program ended on purpose."""
-        self._tell(vitals, "stopped")
+        self._tell(vitals, _STOPPED)
 
     def _tell(self, vitals: Vitals, status: str) -> None:
         # a full disk must not end the loop, and whoever watches sees an old file
@@ -104,7 +105,8 @@ def check_health(path: Path, oldest: float = OLDEST) -> str:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{path} is not a health file of deepir-run"
         raise InputError(message) from error
-    age = time.time() - written
+    # who was stopped writes no more, and that is no sign of trouble
+    age = 0.0 if status == _STOPPED else time.time() - written
     if age < -oldest:
         # a clock that was set back: who is well writes again within a second
         message = f"{path} was written {-age:.0f} seconds in the future and not again: the program hangs or was killed"

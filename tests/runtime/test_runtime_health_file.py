@@ -94,6 +94,8 @@ def test_the_status_says_whether_frames_come(results: int, camera: dict[str, Any
         ),
         ({"status": "running", "written": 3600}, "seconds in the future and not again"),
         ({"status": "stopped", "written": 0}, "deepir-run is stopped"),
+        ({"status": "stopped", "written": -3600}, "deepir-run is stopped"),
+        ({"status": "stopped", "written": 3600}, "deepir-run is stopped"),
     ],
 )
 def test_what_is_not_well_is_one_sentence(facts: dict[str, Any], sentence: str, tmp_path: Path) -> None:
