@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deepir.command_line import introduces_itself
 from deepir.distill.choices import MININGS, TARGETS
 from deepir.distill.cli_options import reporter, start_options, training_options
 from deepir.distill.data_cli import codebook_command, collect_command
@@ -28,6 +29,7 @@ class _StudentByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
+@introduces_itself
 @click.group(cls=_StudentByDefault, context_settings={"auto_envvar_prefix": "DEEPIR_DISTILL", "show_default": True})
 def main() -> None:
     """Train and distil R-MAC models.

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import click
 
+from deepir.command_line import introduces_itself
 from deepir.errors import GateError, OptionError, reports_errors
 from deepir.files import write_text
 from deepir.runtime.backend import BackendName
@@ -21,6 +22,7 @@ _FILE = click.Path(path_type=Path)
 _WRITERS = {".json": bench_json, ".md": bench_markdown}
 
 
+@introduces_itself
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_BENCH", "show_default": True})
 @click.argument("model", type=_FILE)
 @click.option("--backends", default="all", metavar="all|NAMES", help=f"Some of auto, {', '.join(PROGRAMS)}, by commas.")

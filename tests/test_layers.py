@@ -25,7 +25,7 @@ AT_IMPORT = {
     "export": {"numpy", "click"},
 }
 THROUGH_NEED = {
-    "core": {"cv2"},
+    "core": {"cv2", "click"},
     "runtime": {
         *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
         *("cuda", "pycuda", "cv2", "rich", "faiss"),
