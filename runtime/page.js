@@ -121,7 +121,7 @@ function take(event) {
   now.event = event;
   state(event);
   follow(event);
-  labels(event.report.index);
+  labels(event);
   curve(event);
   threshold(event);
   candidates();
@@ -132,12 +132,16 @@ function take(event) {
 function follow(event) {
   if (now.frozen || !event.frame) return;
   note(event.frame);
-  show(event.frame);
+  show({ ...event.frame, started: event.report.started });
 }
+
+// a program that was started again counts its frames, and its indexes, from the first again
+const same = (frame, other) => frame.number === other.number && frame.started === other.started;
+const generation = (event) => `${event.report.started}-${event.index_generation}`;
 
 function show(frame) {
   if (now.loading && Date.now() - now.loadingSince < LIMITS.answer) return;
-  if (now.frame && frame.number === now.frame.number && frame.answers.length === now.frame.answers.length) return;
+  if (now.frame && same(frame, now.frame) && frame.answers.length === now.frame.answers.length) return;
   if (now.loading) now.loading.src = ""; // one that never came: its connection is free again
   const next = new Image();
   now.loading = next;
@@ -236,13 +240,13 @@ let askedAt = 0;
 
 async function candidates() {
   if (!now.frame || now.asking || Date.now() - askedAt < 250) return;
-  const { number, answers } = now.frame;
-  const what = `${number} ${now.part} ${answers.length} ${now.event.report.index.items}`;
+  const { number, answers, started } = now.frame;
+  const what = `${started} ${number} ${now.part} ${answers.length} ${generation(now.event)}`;
   if (what === now.asked) return;
   now.asking = true;
   askedAt = Date.now();
   try {
-    list((await ask(`candidates.json?frame=${number}&part=${now.part}`)).candidates, answers[now.part]);
+    list((await ask(`candidates.json?frame=${number}&part=${now.part}&started=${started}`)).candidates, answers[now.part]);
     now.asked = what;
   } catch {
     // the next frame asks again
@@ -254,7 +258,7 @@ function list(found, answer) {
   const place = byId("candidates");
   const top = answer.status === "match" ? [answer.label] : answer.status === "ambiguous" ? answer.candidates || [] : [];
   found.forEach((one, row) => {
-    const key = `${one.key} ${one.label} ${one.picture}`;
+    const key = `${one.key} ${one.label} ${one.picture} ${generation(now.event)}`;
     let entry = place.children[row];
     if (!entry || entry.dataset.key !== key) {
       const fresh = candidate(one);
@@ -282,7 +286,8 @@ function candidate(one) {
 }
 
 function thumbnail(one) {
-  const picture = made("img", { class: "thumb", alt: `Stored view of ${one.label}`, src: `thumbnail/${one.key}.jpg` });
+  const picture = made("img", { class: "thumb", alt: `Stored view of ${one.label}` });
+  picture.src = `thumbnail/${one.key}.jpg?index=${generation(now.event)}`;
   picture.onerror = () => picture.replaceWith(placeholder());
   return picture;
 }
@@ -382,8 +387,8 @@ function stageRow() {
   return row;
 }
 
-async function labels(index) {
-  const what = `${index.items} ${index.labels}`;
+async function labels(event) {
+  const what = generation(event);
   if (what === now.labels) return;
   now.labels = what;
   try {
@@ -399,7 +404,7 @@ async function labels(index) {
 const SPAN = { low: 0, high: 1 };
 
 async function curve(event) {
-  const what = `${event.report.index.items} ${event.report.index.labels} ${event.threshold_stored}`;
+  const what = `${generation(event)} ${event.threshold_stored}`;
   if (what === now.curveOf) return;
   now.curveOf = what;
   try {
@@ -534,7 +539,7 @@ byId("freeze").onclick = async () => {
   now.frozen = true;
   freezeButton();
   try {
-    await tell("hold", { frame: frame.number });
+    await tell("hold", { frame: frame.number, started: frame.started });
   } catch (error) {
     thaw();
     say("enrolled", error.message, false);
@@ -559,7 +564,8 @@ byId("enrol").onsubmit = async (submitted) => {
   if (!label || !now.frame) return;
   changing(true);
   try {
-    const done = await tell("enrol", { label, frame: now.frame.number, part: now.part });
+    const { number: frame, started } = now.frame;
+    const done = await tell("enrol", { label, frame, started, part: now.part });
     now.enrolled.push(done.key);
     say("enrolled", `Enrolled: ${done.label} has ${done.views} ${done.views === 1 ? "view" : "views"} now.`, true);
   } catch (error) {

@@ -17,6 +17,7 @@ from deepir.runtime.metrics import CONTENT_TYPE, Metrics
 from deepir.runtime.page_curve import CurveOfIndex
 from deepir.runtime.page_desk import Desk
 from deepir.runtime.page_feed import BOUNDARY, Feed
+from deepir.runtime.page_generation import Generations
 from deepir.runtime.page_guard import LOCKED
 from deepir.runtime.page_shown import Showcase, Shown
 from deepir.runtime.pictures import encode_thumbnail, find_pictures
@@ -57,6 +58,7 @@ class PageApp:
         self._desk = Desk(vitals, index_path)
         self._curve = CurveOfIndex()
         self._metrics = Metrics(vitals)
+        self._generations = Generations()
         self._thumbnails = _Thumbnails()
         self.feed = Feed(vitals, self._showcase, self._facts)
 
@@ -98,6 +100,7 @@ class PageApp:
         stored = recogniser.index.threshold
         return {
             "index_file": self._path.name,
+            "index_generation": self._generations.of(recogniser.index),
             "threshold_auto": recogniser.judgement.threshold == "auto",
             "threshold_stored": None if stored is None else stored.value,
             "enrol_closed": self._desk.closed(),
@@ -118,6 +121,7 @@ class PageApp:
 
     def _candidates(self, request: "Request") -> "Response":
         asked = request.query_params
+        self._check_run(asked.get("started"))
         shown = self._asked(asked.get("frame"))
         number = _part_of(shown, _whole(asked.get("part", "0")))
         return _json({"frame": shown.number, "part": number, "candidates": self._desk.candidates(shown, number)})
@@ -130,7 +134,7 @@ class PageApp:
         except (InputError, OverflowError):
             return _json({"error": f"the index has no view {key}"}, 404)
         # the small copy first, unlike elsewhere: here it is shown small
-        encoded = self._thumbnails.of(find_pictures(item, self._path)[::-1])
+        encoded = self._thumbnails.of(find_pictures(item, self._path)[::-1], self._generations.of(index))
         if encoded is None:
             return _json({"error": f"the picture of view {key} of {item.label} is gone"}, 404)
         return _response(encoded, "image/jpeg", headers={"cache-control": "private, max-age=60"})
@@ -140,17 +144,29 @@ class PageApp:
         return _json({"status": status}, 200 if status in _WELL else 503)
 
     def _hold(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._check_run(asked.get("started"))
         shown = self._showcase.hold(_whole(asked.get("frame")))
         if shown is None:
             raise _gone(asked.get("frame"))
         return {"frame": shown.number}
 
     def _enrol(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._check_run(asked.get("started"))
         number = _whole(asked.get("frame"))
         shown = self._showcase.of(number)
         if shown is None:
             raise _gone(number)
         return self._desk.enrol(shown, _part_of(shown, _whole(asked.get("part", 0))), asked.get("label"))
+
+    def _check_run(self, started: object) -> None:
+        """Refuse a frame of an earlier run: this one counts from 0 again, and has another of that number."""
+        with suppress(ValueError):
+            if started is None or float(str(started)) == self._vitals.report()["started"]:
+                return
+        sentence = (
+            "the program was started again after this picture was shown: let the page go on, then take a newer one"
+        )
+        raise _refusal(410, sentence)
 
     def _asked(self, number: str | None) -> Shown:
         shown = self._showcase.newest() if number is None else self._showcase.of(_whole(number))
@@ -166,18 +182,19 @@ class _Thumbnails:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Path, bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, int], bytes] = OrderedDict()
 
-    def of(self, paths: list[Path]) -> bytes | None:
+    def of(self, paths: list[Path], generation: int) -> bytes | None:
+        """The first of these pictures that can be read; read again for each new index, which may have others there."""
         for path in paths:
             with self._lock:
-                encoded = self._kept.get(path)
+                encoded = self._kept.get((path, generation))
             if encoded is not None:
                 return encoded
             with suppress(InputError):
                 encoded = encode_thumbnail(read_image(path), _THUMBNAIL)
                 with self._lock:
-                    self._kept[path] = encoded
+                    self._kept[path, generation] = encoded
                     while len(self._kept) > _THUMBNAILS_KEPT:
                         self._kept.popitem(last=False)
                 return encoded

@@ -305,6 +305,21 @@ def test_a_frame_that_is_gone_is_refused_and_one_that_is_held_is_not(page: Page,
     assert post(page, "/enrol", {"label": "cup", "frame": 0}).status == 200
 
 
+def test_a_frame_of_an_earlier_run_is_refused_though_this_one_has_one_of_that_number(
+    page: Page, show: Show, shop: Path
+) -> None:
+    show(0)
+    started = get(page, "/state.json").json["report"]["started"]
+    for path, what in (("/hold", {"frame": 0}), ("/enrol", {"frame": 0, "label": "cup"})):
+        answer = post(page, path, {**what, "started": started - 1})
+        assert (answer.status, "started again" in answer.json["error"]) == (410, True)
+    assert get(page, f"/candidates.json?frame=0&started={started - 1}").status == 410
+    assert len(Index.open(shop)) == 12
+    assert get(page, f"/candidates.json?frame=0&started={started:.5f}").status == 200
+    assert post(page, "/hold", {"frame": 0, "started": started}).status == 200
+    assert post(page, "/enrol", {"frame": 0, "label": "cup", "started": started}).status == 200
+
+
 @pytest.mark.parametrize("label", ["", " ", "a//b", "/a", "../a", "a\nb", 5, None, "x" * 201])
 def test_what_is_no_label_is_refused(page: Page, show: Show, shop: Path, label: Any) -> None:
     show(0)
@@ -336,6 +351,31 @@ def test_an_index_that_was_replaced_does_not_stay_in_memory_because_it_was_looke
     # threads of the page, which computed the curve or answered, may hold it a moment longer
     until(lambda: gc.collect() >= 0 and before() is None)
     assert get(page, "/candidates.json?frame=0").json["candidates"][0]["label"] == "red"
+
+
+def test_an_event_tells_whether_another_index_answers_though_it_has_as_many_labels(
+    page: Page, recogniser: Recogniser, shop: Path
+) -> None:
+    first, again = (get(page, "/state.json").json for _ in range(2))
+    with Index.open(shop, write=True) as index:
+        index.relabel("green", "lime")
+    recogniser.index = Index.open(shop)
+    other = get(page, "/state.json").json
+    assert first["index_generation"] == again["index_generation"] != other["index_generation"]
+    assert first["report"]["index"]["labels"] == other["report"]["index"]["labels"]
+
+
+def test_of_another_index_a_stored_picture_is_read_again(
+    page: Page, show: Show, recogniser: Recogniser, shop: Path, catalogue: Path, write_picture: Callable[..., Path]
+) -> None:
+    show(0, "red")
+    key = get(page, "/candidates.json").json["candidates"][0]["key"]
+    sizes = [decode_image(get(page, f"/thumbnail/{key}.jpg").body, "before").shape]
+    for file in (catalogue / "red").iterdir():
+        write_picture(file, np.zeros((30, 30, 3), np.uint8))
+    recogniser.index = Index.open(shop)
+    sizes.append(decode_image(get(page, f"/thumbnail/{key}.jpg").body, "after").shape)
+    assert sizes == [(48, 64, 3), (30, 30, 3)]
 
 
 def test_beside_a_picture_stands_what_was_enrolled_from_it(

@@ -74,14 +74,24 @@ Show = Callable[..., None]
 
 
 @pytest.fixture
-def show(vitals: Vitals, recogniser: Recogniser, picture: Callable[..., Image], rng: np.random.Generator) -> Show:
-    def shown(number: int, colour: str = "red", parts: tuple[Part | None, ...] = (None,)) -> None:
-        frame = Frame(number, picture(colour, rng), time.monotonic(), None, "camera")
-        for part in parts:
-            query = recogniser.describe(frame.image)
-            vitals.note(Result(frame, recogniser.answer(query), 0.01, recogniser.index, query.query_1d, None, part))
+def show_in(
+    recogniser: Recogniser, picture: Callable[..., Image], rng: np.random.Generator
+) -> Callable[[Vitals], Show]:
+    def show_of(vitals: Vitals) -> Show:
+        def shown(number: int, colour: str = "red", parts: tuple[Part | None, ...] = (None,)) -> None:
+            frame = Frame(number, picture(colour, rng), time.monotonic(), None, "camera")
+            for part in parts:
+                query = recogniser.describe(frame.image)
+                vitals.note(Result(frame, recogniser.answer(query), 0.01, recogniser.index, query.query_1d, None, part))
 
-    return shown
+        return shown
+
+    return show_of
+
+
+@pytest.fixture
+def show(vitals: Vitals, show_in: Callable[[Vitals], Show]) -> Show:
+    return show_in(vitals)
 
 
 @pytest.fixture
@@ -268,6 +278,20 @@ def test_a_label_with_a_script_in_it_is_only_text(
     assert browser.errors() == []
 
 
+def test_labels_that_were_changed_are_offered_and_shown_though_there_are_as_many(
+    browser: Browser, show: Show, recogniser: Recogniser, shop: Path
+) -> None:
+    show(0, "green")
+    browser.wait(lambda: browser.run("return document.querySelectorAll('#candidates img.thumb').length") == 4)
+    browser.wait(lambda: browser.run("return document.getElementById('known').options.length") == 4)
+    with Index.open(shop, write=True) as index:
+        index.relabel("green", "lime")
+    recogniser.index = Index.open(shop)
+    offered = "return [...document.getElementById('known').options].map((one) => one.value)"
+    browser.wait(lambda: "lime" in browser.run(offered))
+    browser.wait(lambda: browser.run("return document.querySelector('#candidates .name').textContent") == "lime")
+
+
 def test_of_boxes_each_is_outlined_and_can_be_chosen(browser: Browser, show: Show) -> None:
     show(0, "red", (Part((0, 0, 10, 10)), Part((20, 10, 60, 40))))
     browser.wait(lambda: browser.run("return document.querySelectorAll('#boxes rect').length") == 2)
@@ -300,6 +324,27 @@ def test_the_page_finds_a_server_again_that_was_away(chromium: Any, vitals: Vita
         show(1, "green")
         browser.shows("green")
         browser.wait(lambda: browser.run("return document.getElementById('banner').hidden"))
+        chromium.get("about:blank")
+
+
+def test_a_picture_frozen_before_the_program_was_started_again_is_not_enrolled(
+    chromium: Any, vitals: Vitals, recogniser: Recogniser, shop: Path, show: Show, show_in: Callable[[Vitals], Show]
+) -> None:
+    show(0, "red")
+    with Page(vitals, shop, HERE).start() as page:
+        browser = Browser(chromium, page)
+        browser.shows("red")
+        browser.press("freeze")
+        port = int(page.url.split(":")[2].rstrip("/"))
+    other = Vitals(recogniser, ImageFiles([], "pictures"))
+    show_in(other)(0, "green")
+    with Page(other, shop, PageAddress("127.0.0.1", port)).start():
+        browser.wait(lambda: browser.run("return now.event.frame.answers[0].label") == "green")
+        browser.enrol("cup")
+        browser.wait(lambda: "was started again" in browser.text("enrolled"))
+        assert len(Index.open(shop)) == 12
+        browser.press("freeze")
+        browser.shows("green")
         chromium.get("about:blank")
 
 
