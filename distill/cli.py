@@ -1,5 +1,6 @@
 """deepir-distill: train a teacher, whiten it, distil a student."""
 
+import difflib
 import shlex
 import sys
 from pathlib import Path
@@ -25,8 +26,15 @@ class _StudentByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
+            self._refuse_misspelt(ctx, args[0])
             args = ["student", *args]
         return super().parse_args(ctx, args)
+
+    def _refuse_misspelt(self, ctx: click.Context, word: str) -> None:
+        """A word like that of a command is not a teacher, unless it is a file or has a suffix like one."""
+        alike = difflib.get_close_matches(word, self.commands, 1)
+        if alike and not Path(word).suffix and not Path(word).exists():
+            ctx.fail(f"no command {word}: did you mean {alike[0]}?")
 
 
 @introduces_itself
@@ -168,7 +176,7 @@ def student(teacher: Path, images: tuple[Path, ...], **options: Any) -> None:
     \b
     Example:
       deepir-distill teacher.safetensors --images photos/ --student timm:resnet18 --pretrained -o student.safetensors
-      deepir-distill teacher.safetensors --teacher second.safetensors --images photos/ --student start.safetensors \
+      deepir-distill teacher.safetensors --teacher second.safetensors --images photos/ --student start.safetensors \\
         --dim 256 -o student.safetensors
     """  # noqa: D301 click needs the character
     from deepir.distill.commands import distil_student

@@ -35,6 +35,24 @@ def test_train_writes_a_whitened_teacher_of_three_resolutions(teacher: Path) -> 
     assert spec.whitening.startswith("pca dim 16")
 
 
+@pytest.mark.parametrize(("word", "meant"), [("trian", "train"), ("studnet", "student"), ("whitening", "whiten")])
+def test_a_misspelt_command_is_not_taken_for_a_teacher(word: str, meant: str) -> None:
+    result = deepir_distill(word, "photos")
+    assert result.exit_code == 2
+    assert f"no command {word}: did you mean {meant}?" in result.stderr
+
+
+def test_a_teacher_with_a_name_like_a_command_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("trian").touch()
+    for teacher in ("trian", "tune.pt", "/models/teacher"):
+        assert "Missing option '--images'" in deepir_distill(teacher).stderr
+
+
+def test_an_example_of_two_lines_is_shown_as_two() -> None:
+    assert "--student start.safetensors \\\n      --dim 256 -o" in deepir_distill("student", "--help").stdout
+
+
 def test_a_teacher_name_alone_distils_a_student(teacher: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "student.safetensors"
     words = ["--images", pictures, "--student", TRUNK, "--epochs", "1", "--views", "1", "-o", out]
