@@ -16,6 +16,7 @@ from deepir.runtime import choice_probe
 from deepir.runtime.cache import cache_folder, cache_key, keep_record, kept_record, machine_name
 from deepir.runtime.choice_probe import Probe, read_probe
 from deepir.runtime.engine_beside import ENGINE_SUFFIXES, find_engine
+from deepir.runtime.openvino_vnni import fp32_beside, lacks_vnni
 from deepir.runtime.progress import Report
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def choose_backend(
     if device == "cuda":
         return Chosen("cuda", path, _joined("ONNX Runtime, CUDA: asked for with --device cuda", note))
     backend, why = _measured_choice(path, device, threads, report)
-    return Chosen(backend, path, _joined(why, note))
+    faster = _faster_form(path) if backend == "onnxruntime" else ""
+    return Chosen(backend, path, _joined(_joined(why, faster), note))
 
 
 def decide(probes: Mapping[str, Probe], measured: str) -> "tuple[BackendName, str]":
@@ -191,6 +193,11 @@ def _remembered(record: Path) -> tuple[dict[str, Probe], str] | None:
 
 def _probes(fields: dict[str, Any]) -> dict[str, Probe]:
     return {name: read_probe(probe) for name, probe in fields.items()}
+
+
+def _faster_form(path: Path) -> str:
+    beside = fp32_beside(path)
+    return "" if beside is None or not lacks_vnni() else f"INT8 is slower here than FP32: give {beside.name}"
 
 
 def _lists_cuda() -> bool:

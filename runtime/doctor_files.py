@@ -14,11 +14,13 @@ from deepir.runtime.finding import Finding, fail, ok, warn
 from deepir.runtime.index_file import read_index
 from deepir.runtime.index_verify import verify_index
 from deepir.runtime.machine import Machine
+from deepir.runtime.openvino_vnni import fp32_beside, lacks_vnni
 from deepir.runtime.ort import OnnxBackend
 from deepir.runtime.sidecar import EngineRecord, GpuInfo, read_record
 from deepir.runtime.tensorrt_library import Flavour
 from deepir.runtime.trt_provenance import Machine as EngineMachine
 from deepir.runtime.trt_provenance import library_name, stale_reasons
+from deepir.spec import Numerics
 
 INDEX_SUFFIX = ".usearch"
 
@@ -80,8 +82,17 @@ def _look_at_model(path: Path, machine: Machine) -> Looked:
     text = f"{card.numerics.value} model {card.spec.fingerprint}, {card.spec.dim} values"
     if card.gate is not None and not card.gate.passed:
         cure = f"deepir-calib {path} --images photos/"
-        return Looked([warn(path.name, f"{text}; its gate: {verdict_text(card.gate)}", cure)], card.spec.fingerprint)
-    return Looked([ok(path.name, text)], card.spec.fingerprint)
+        finding = warn(path.name, f"{text}; its gate: {verdict_text(card.gate)}", cure)
+    else:
+        finding = ok(path.name, text)
+    slow = card.numerics is Numerics.INT8 and extra_of(machine) == "cpu" and lacks_vnni(machine.root)
+    return Looked([finding, *([_slow(path)] if slow else [])], card.spec.fingerprint)
+
+
+def _slow(path: Path) -> Finding:
+    master = fp32_beside(path) or path.with_name("MODEL.onnx")
+    text = "this CPU has no VNNI: OpenVINO hardly runs INT8 files here, and ONNX Runtime runs them slower than FP32"
+    return warn(f"{path.name} speed", text, f"deepir-run camera0 --index shop.usearch --model {master}")
 
 
 def _look_at_index(path: Path) -> Looked:

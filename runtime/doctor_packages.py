@@ -5,6 +5,7 @@ import re
 from deepir.runtime.doctor_gpu import broken, extra_of
 from deepir.runtime.finding import Finding, fail, ok, warn
 from deepir.runtime.machine import Machine
+from deepir.runtime.openvino_vnni import NO_VNNI, lacks_vnni
 
 _CUDA = "CUDAExecutionProvider"
 _ONE_MODULE = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
@@ -48,14 +49,16 @@ def check_providers(machine: Machine) -> Finding:
 def check_openvino(machine: Machine) -> Finding:
     """Whether OpenVINO loads, and which processors it knows."""
     found = machine.imported("openvino")
+    no_vnni = extra_of(machine) == "cpu" and lacks_vnni(machine.root)
+    advice = f"; {NO_VNNI}, use the FP32 .onnx" if no_vnni else ""
     if found.version is not None:
         devices = ", ".join(found.details.get("devices", ()))
-        return ok("openvino", f"{found.version}, devices {devices}")
+        return ok("openvino", f"{found.version}, devices {devices}{advice}")
     if not found.missing:
         return fail("openvino", f"installed, and {broken(found)}", "pip install --force-reinstall openvino")
-    if extra_of(machine) == "cpu" and machine.architecture in _INTEL:
+    if extra_of(machine) == "cpu" and machine.architecture in _INTEL and not no_vnni:
         return warn("openvino", "not installed; INT8 models run several times faster in it", "pip install openvino")
-    return ok("openvino", "not installed; it is for machines without an NVIDIA GPU")
+    return ok("openvino", f"not installed; it is for machines without an NVIDIA GPU{advice}")
 
 
 def check_usearch(machine: Machine) -> Finding:

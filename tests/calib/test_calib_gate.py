@@ -19,7 +19,7 @@ from deepir.export.graph import build_onnx
 from deepir.gate import GateLimits, judge, verdict_text
 from deepir.image import list_images
 from deepir.runtime import openvino_hint
-from deepir.runtime.openvino_refusal import NO_VNNI, lacks_vnni
+from deepir.runtime.openvino_vnni import NO_VNNI, lacks_vnni
 from deepir.score import average_precision
 
 MakeModel = Callable[..., Model]
@@ -155,7 +155,7 @@ def test_openvino_that_is_refused_is_told_with_its_reason_and_without_the_name_o
     verdicts = judge_file(int8, card, images, describe(master, card, images.judge), GateLimits(), told.append)
     assert [verdict.program for verdict in verdicts] == ["ONNX Runtime"]
     assert [line.partition(", cosine")[0] for line in told] == [
-        "not judged in OpenVINO: other descriptors than in ONNX Runtime"
+        "not judged in OpenVINO: its descriptors differ from ONNX Runtime's"
     ]
     assert ".onnx" not in told[0]
     assert "--backend" not in told[0]

@@ -89,7 +89,7 @@ def test_an_openvino_that_differs_once_describes_no_model_and_it_is_said_once(
         np.testing.assert_array_equal(describe_trial(int8, card), describe(int8, card, paths))
     assert fake.asked == [len(paths)]
     assert [line.partition(", cosine min ")[0] for line in told] == [
-        "trials run in ONNX Runtime, not in OpenVINO: other descriptors than in ONNX Runtime"
+        "trials run in ONNX Runtime, not in OpenVINO: its descriptors differ from ONNX Runtime's"
     ]
 
 

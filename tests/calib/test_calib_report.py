@@ -162,7 +162,7 @@ def test_damage_is_not_measured_in_an_openvino_that_differs_from_onnx_runtime(
     monkeypatch.setattr(programs, "describe_in_openvino", lambda *_: ("OpenVINO", turned))
     lines: list[str] = []
     assert [row.damage for row in read_findings(int8, report=lines.append).blocks] == expected
-    assert "trials run in ONNX Runtime, not in OpenVINO: other descriptors" in lines[1]
+    assert "trials run in ONNX Runtime, not in OpenVINO: its descriptors differ" in lines[1]
 
 
 def test_given_pictures_are_measured_on_though_the_damage_is_known(int8: Path, pictures: Path) -> None:

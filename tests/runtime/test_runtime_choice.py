@@ -114,6 +114,21 @@ def test_a_refused_openvino_is_passed_over_with_the_reason(model: Path, probes: 
     assert len(probes.asked) == 2
 
 
+def test_without_vnni_the_faster_fp32_form_beside_an_int8_file_is_named(
+    model: Path, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = f"INT8 is slower here than FP32: give {model.name}"
+    int8 = model.with_name(f"{model.stem}.int8.onnx")
+    int8.write_bytes(model.read_bytes())
+    monkeypatch.setattr(choice, "lacks_vnni", lambda: True)
+    assert sentence not in choose_backend(int8, "auto", "auto", 0).why  # OpenVINO runs it
+    probes.answers["openvino"] = Probe(None, "its descriptors differ")
+    assert choose_backend(int8, "auto", "cpu", 0).why.endswith(f"; {sentence}")
+    assert sentence not in choose_backend(model, "auto", "cpu", 0).why
+    monkeypatch.setattr(choice, "lacks_vnni", lambda: False)
+    assert sentence not in choose_backend(int8, "auto", "cpu", 0).why
+
+
 def test_a_file_that_nothing_runs_is_not_remembered(model: Path, probes: Probes) -> None:
     probes.answers["onnxruntime"] = Probe(None, "truncated")
     for _ in range(2):

@@ -28,6 +28,7 @@ from deepir.runtime.doctor_system import check_clock, check_disk, check_jetpack,
 from deepir.runtime.finding import Finding, fail, findings_text, ok, warn, worst
 from deepir.runtime.machine import Machine, this_machine
 from deepir.runtime.machine_import import PACKAGES, Imported, import_here, import_in_child
+from deepir.runtime.openvino_vnni import NO_VNNI
 
 NOON = 1_780_000_000.0
 ALL_BUILD = "    FFMPEG:    YES\n    GStreamer:    YES (1.20.3)\n    v4l/v4l2:    YES (linux/videodev2.h)\n"
@@ -259,6 +260,17 @@ def test_openvino_is_missed_only_where_it_would_help(fake_pc: Fake, fake_jetson:
     assert check_openvino(fake_pc(imports={"openvino": ABSENT})).status == "warn"
     assert check_openvino(fake_pc(imports={"openvino": Imported(None, "libtbb.so.12: no")})).status == "fail"
     assert check_openvino(fake_jetson()).status == "ok"
+
+
+def test_a_processor_without_vnni_is_told_with_openvino_and_openvino_is_not_missed_there(
+    fake_pc: Fake, fake_jetson: Fake
+) -> None:
+    files = {"proc/cpuinfo": "flags\t\t: fpu sse2 avx avx2 fma\n"}
+    for imports in ({}, {"openvino": ABSENT}):
+        finding = check_openvino(fake_pc(files=files, imports=imports))
+        assert (finding.status, finding.text.endswith(f"{NO_VNNI}, use the FP32 .onnx")) == ("ok", True)
+    assert "VNNI" not in check_openvino(fake_pc(files={"proc/cpuinfo": "flags\t\t: avx2 avx_vnni\n"})).text
+    assert "VNNI" not in check_openvino(fake_jetson(files=files)).text
 
 
 def test_a_usearch_that_does_not_load_fails(fake_pc: Fake) -> None:

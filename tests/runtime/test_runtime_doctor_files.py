@@ -24,6 +24,7 @@ from deepir.runtime.index import Index
 from deepir.runtime.machine import Machine, this_machine
 from deepir.runtime.machine_import import Imported
 from deepir.runtime.sidecar import EngineRecord, write_record
+from deepir.spec import Numerics
 
 UnitRows = Callable[..., NDArray[np.float32]]
 MakeCard = Callable[..., ModelCard]
@@ -109,6 +110,39 @@ def test_a_model_that_failed_its_gate_is_told(tmp_path: Path, make_card: MakeCar
     verdict = GateVerdict(passed=False, cosine_min=0.5, cosine_mean=0.9, agreement=0.5, images=32)
     (finding,) = look(write_model(tmp_path / "bad.onnx", card=replace(make_card(), gates=(verdict,))))
     assert (finding.status, "FAILED" in finding.text) == ("warn", True)
+
+
+@pytest.mark.parametrize(
+    ("numerics", "flags", "gpu", "statuses_"),
+    [
+        (Numerics.INT8, "avx2", False, ["ok", "warn"]),
+        (Numerics.FP32, "avx2", False, ["ok"]),
+        (Numerics.INT8, "avx2 avx512_vnni", False, ["ok"]),
+        (Numerics.INT8, "avx2", True, ["ok"]),
+    ],
+)
+def test_an_int8_model_is_slow_on_a_processor_without_vnni_and_the_fp32_form_beside_it_is_named(
+    tmp_path: Path,
+    make_card: MakeCard,
+    write_model: Write,
+    *,
+    numerics: Numerics,
+    flags: str,
+    gpu: bool,
+    statuses_: list[str],
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    if gpu:
+        (tmp_path / "dev").mkdir()
+        (tmp_path / "dev" / "nvidiactl").touch()
+    machine = replace(fake_machine(), root=tmp_path, architecture="x86_64")
+    write_model(tmp_path / "shop.onnx", card=make_card())
+    path = write_model(tmp_path / "shop.int8.onnx", card=replace(make_card(), numerics=numerics))
+    findings = check_files([path], machine)
+    assert [finding.status for finding in findings] == statuses_
+    if "warn" in statuses_:
+        assert findings[1].cure == f"deepir-run camera0 --index shop.usearch --model {tmp_path / 'shop.onnx'}"
 
 
 def test_a_model_cannot_be_opened_without_onnx_runtime(model: Path) -> None:

@@ -26,7 +26,7 @@ from deepir.runtime import openvino_hint
 from deepir.runtime.cache import cache_folder, kept_record
 from deepir.runtime.intel_cpu import OpenVinoBackend
 from deepir.runtime.openvino_model import inline, reason
-from deepir.runtime.openvino_refusal import NO_VNNI, lacks_vnni
+from deepir.runtime.openvino_vnni import NO_VNNI, lacks_vnni
 from deepir.runtime.ort import OnnxBackend
 from deepir.runtime.self_check import PROOF_PICTURES, made_up_pictures, proof_inputs, prove_backend
 
@@ -383,7 +383,7 @@ def test_a_file_that_never_passes_is_refused_each_time_and_tried_once(
     monkeypatch.setattr(openvino_hint, "LIMITS", UNREACHABLE)
     caplog.set_level(logging.INFO)
     for _ in range(2):
-        with pytest.raises(GateError, match=r"other descriptors .*cosine min .*; take ONNX Runtime") as caught:
+        with pytest.raises(GateError, match=r"its descriptors differ .*cosine min .*; take ONNX Runtime") as caught:
             OpenVinoBackend(master, cache=cache)
     assert caught.value.exit_code == 6
     assert compiles(caplog) == 2
