@@ -3,15 +3,17 @@
 import contextlib
 import json
 import secrets
+import sys
 import threading
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deepir.errors import OptionError
 from deepir.optional import need
 from deepir.runtime.delivery import Choice, Delivery, DeliveryError, Record
 from deepir.runtime.redact import without_password
+from deepir.runtime.sink import SinkState
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _TIMEOUT = 5.0
@@ -68,6 +70,9 @@ class Broker:
 
     While it stands, topic/status holds `online`, retained; the broker makes `offline` of it when we are gone.
 
+    Attributes:
+        trouble: Why there is no connection; empty while there is one, and before the first try has ended.
+
     Raises:
         MissingDependency: paho-mqtt is not installed.
     """
@@ -76,7 +81,7 @@ class Broker:
         paho = need("paho.mqtt.client")
         self._paho = paho
         self._address = address
-        self._why = f"{address.name} was not reached yet"
+        self.trouble = ""
         self._changed = threading.Condition()
         self._record: Record | None = None
         self._unanswered: set[int] = set()
@@ -95,6 +100,7 @@ class Broker:
         client.reconnect_delay_set(1, 30)
         client.connect_timeout = _TIMEOUT
         client.on_connect = self._connected
+        client.on_connect_fail = self._failed
         client.on_disconnect = self._lost
         client.on_publish = self._published
         client.connect_async(address.host, address.port, keepalive=30)
@@ -107,8 +113,11 @@ class Broker:
         Raises:
             DeliveryError: It was not taken in five seconds, or there is no connection.
         """
+        with self._changed:
+            # at the start the first try may not have ended yet
+            self._changed.wait_for(lambda: self._client.is_connected() or self.trouble or self._over, _TIMEOUT)
         if not self._client.is_connected():
-            raise DeliveryError(self._why)
+            raise DeliveryError(self._no_connection())
         if self._record is not record:
             self._publish(record)
         # the client itself sends again what was not answered when the connection was lost: publishing doubles it
@@ -117,7 +126,10 @@ class Broker:
             taken = self._taken()
         if not taken:
             text = f"{self._address.name} did not take a message in {_TIMEOUT:g} seconds"
-            raise DeliveryError(text if self._client.is_connected() else self._why)
+            raise DeliveryError(text if self._client.is_connected() else self._no_connection())
+
+    def _no_connection(self) -> str:
+        return self.trouble or f"{self._address.name} does not answer"
 
     def _taken(self) -> bool:
         return self._unanswered <= self._answered
@@ -152,22 +164,31 @@ class Broker:
         ending.join(_GOODBYE)
 
     def _connected(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if reason.is_failure:
-            self._why = f"{self._address.name} refuses the connection: {reason}"
-            self._refused = True
+        self._refused = reason.is_failure
+        if self._refused:
+            self._note(f"{self._address.name} refuses the connection: {reason}")
             return
-        self._refused = False
         topic = self._address.topic
         client.publish(f"{topic}/status", "online", qos=_AT_LEAST_ONCE, retain=True)
         if self._newest is not None:
             # a broker that was started again may have forgotten it
             client.publish(f"{topic}/state", self._newest, qos=_AT_LEAST_ONCE, retain=True)
+        self._note("")
+
+    def _failed(self, _client: Any, _data: Any) -> None:
+        # not given, but this is called where it is caught
+        error = sys.exc_info()[1]
+        why = getattr(error, "strerror", None) or str(error or "")
+        self._note(f"{self._address.name} cannot be reached: {without_password(why)}")
 
     def _lost(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         # a refusal is told as a loss, too, right after it, without its reason
         if not self._refused:
-            self._why = f"the connection to {self._address.name} was lost: {reason}"
+            self._note(f"the connection to {self._address.name} was lost: {reason}")
+
+    def _note(self, trouble: str) -> None:
         with self._changed:
+            self.trouble = trouble
             self._changed.notify_all()
 
     def _published(self, _client: Any, _data: Any, number: int, _reason: Any, _properties: Any) -> None:
@@ -187,6 +208,12 @@ class MqttSink(Delivery):
     def __init__(self, address: str, choice: Choice) -> None:
         self._broker = Broker(BrokerAddress.parse(address))
         super().__init__("mqtt", self._broker, choice)
+
+    @property
+    def state(self) -> SinkState:
+        """How it is doing; a connection that does not stand is trouble also while nothing waits."""
+        state = super().state
+        return state if state.trouble else replace(state, trouble=self._broker.trouble)
 
     def close(self) -> None:
         """Send what waits, for a few seconds at most, and say goodbye."""

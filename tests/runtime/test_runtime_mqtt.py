@@ -15,8 +15,8 @@ import paho.mqtt.client as paho
 import pytest
 
 from deepir.errors import OptionError
-from deepir.runtime.delivery import Choice
-from deepir.runtime.mqtt import BrokerAddress, MqttSink
+from deepir.runtime.delivery import Choice, Record
+from deepir.runtime.mqtt import Broker, BrokerAddress, MqttSink
 from deepir.runtime.result import Result
 
 MakeAnswer = Callable[..., Result]
@@ -34,12 +34,16 @@ class RealBroker:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.anonymous = True
+        self.certificate: tuple[Path, Path] | None = None
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         config = self._folder / "mosquitto.conf"
-        config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous {str(self.anonymous).lower()}\nuser root\n")
+        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(self.anonymous).lower()}", "user root"]
+        if self.certificate is not None:
+            lines += [f"certfile {self.certificate[0]}", f"keyfile {self.certificate[1]}"]
+        config.write_text("\n".join(lines))
         self._process = subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.DEVNULL)
         for _ in range(1000):
             try:
@@ -72,7 +76,14 @@ class Cable:
         self.cut()
 
     def plug(self) -> None:
+        self.listen()
+        self.answer()
+
+    def listen(self) -> None:
+        """Whoever connects from now on waits for an answer."""
         self._listening = socket.create_server(("127.0.0.1", self.port))
+
+    def answer(self) -> None:
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
 
     def cut(self) -> None:
@@ -155,6 +166,18 @@ def broker(tmp_path: Path) -> Iterator[RealBroker]:
     made = RealBroker(tmp_path)
     yield made
     made.kill()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs the program openssl to make a certificate")
+    made, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test -days 2"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
+    subprocess.run([openssl, *words.split(), *names], check=True, capture_output=True)
+    return made, key
 
 
 @pytest.fixture
@@ -356,6 +379,91 @@ def test_at_the_end_a_broker_that_hangs_is_not_waited_for(
     sink.close()
     assert not sink._thread.is_alive()
     assert (sink.state.sent, sink.state.waiting, sink.state.dropped) == (1, 0, 1)
+
+
+@pytest.fixture
+def refusing_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def in_trouble(address: str) -> str:
+    """What the sink says of itself before there is anything to send."""
+    sink = MqttSink(address, Choice("all"))
+    broker = sink._broker
+    try:
+        with broker._changed:
+            assert broker._changed.wait_for(lambda: bool(sink.state.trouble), WAIT)
+        return sink.state.trouble
+    finally:
+        sink.close()
+
+
+def test_a_port_where_nobody_listens_is_told_without_the_password(refusing_port: int) -> None:
+    address = f"mqtt://robot:secret@127.0.0.1:{refusing_port}/shop/door"
+    assert in_trouble(address) == (
+        f"mqtt://***@127.0.0.1:{refusing_port}/shop/door cannot be reached: Connection refused"
+    )
+
+
+def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_words: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    trouble = in_trouble("mqtt://nobody.invalid/shop/door")
+    assert trouble == "mqtt://nobody.invalid/shop/door cannot be reached: Name or service not known"
+
+
+@needs_mosquitto
+def test_a_certificate_that_nobody_vouches_for_is_told(broker: RealBroker, certificate: tuple[Path, Path]) -> None:
+    broker.certificate = certificate
+    broker.start()
+    trouble = in_trouble(f"mqtts://127.0.0.1:{broker.port}/shop/door")
+    assert "cannot be reached" in trouble
+    assert "certificate verify failed: self" in trouble
+
+
+@needs_mosquitto
+def test_a_certificate_that_the_user_vouches_for_is_taken(
+    broker: RealBroker, certificate: tuple[Path, Path], make_answer: MakeAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    broker.certificate = certificate
+    broker.start()
+    sink = MqttSink(f"mqtts://127.0.0.1:{broker.port}/shop/door", Choice("all"))
+    sink.take(make_answer(0))
+    assert sink.wait_for(lambda state: state.sent == 1 and not state.trouble, WAIT)
+    sink.close()
+
+
+@needs_mosquitto
+def test_a_first_answer_that_comes_before_the_connection_stands_is_no_trouble(
+    broker: RealBroker, cable: Cable, make_answer: MakeAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, troubles, ask, keep = threading.Event(), [], Broker.__call__, MqttSink._keep
+
+    def asking(broker: Broker, record: Record) -> None:
+        asked.set()
+        ask(broker, record)
+
+    def keeping(sink: MqttSink, record: Record, trouble: str) -> None:
+        troubles.append(trouble)
+        keep(sink, record, trouble)
+
+    monkeypatch.setattr("deepir.runtime.mqtt._TIMEOUT", WAIT)
+    monkeypatch.setattr(Broker, "__call__", asking)
+    monkeypatch.setattr(MqttSink, "_keep", keeping)
+    broker.start()
+    cable.listen()
+    sink = MqttSink(f"mqtt://127.0.0.1:{cable.port}/shop/door", Choice("all"))
+    sink.take(make_answer(0))
+    assert asked.wait(WAIT)
+    cable.answer()
+    assert sink.wait_for(lambda state: state.sent == 1, WAIT)
+    sink.close()
+    assert troubles == []
 
 
 def test_an_address_is_read() -> None:
