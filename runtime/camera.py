@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from deepir.errors import SourceError
+from deepir.runtime.backoff import Backoff
 from deepir.runtime.camera_reader import Opener, Reader
 from deepir.runtime.camera_slot import Slot
 from deepir.runtime.camera_state import CameraState, Patience, Status, Trouble
@@ -16,7 +17,10 @@ from deepir.runtime.frame import Frame
 _FAREWELL = 2.0
 
 _MOST_HUNG = 4
-"""Threads that hang in a driver cannot be ended; after so many only a new process helps."""
+"""Threads that hang in a driver cannot be ended; after so many only a new process helps.
+
+An opening that takes long, as where the name server is away, comes back by itself: then the next one waits for it.
+"""
 
 
 class Camera:
@@ -48,11 +52,11 @@ class Camera:
     ) -> None:
         self.name = name
         self._open_capture = open_capture
-        self._chance = chance
+        self._backoff = Backoff(chance)
         self._clock = clock
         self._slot = Slot(name, patience or Patience(), clock)
         self._hung: list[Reader] = []
-        self._reader = Reader(open_capture, self._slot, chance=chance)
+        self._reader = Reader(open_capture, self._slot, self._backoff)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -158,9 +162,14 @@ class Camera:
         slot.lose(self._reader, Trouble("hung", message))
         if slot.error is not None:
             return
-        self._hung = [reader for reader in (*self._hung, self._reader) if reader.thread.is_alive()]
-        if len(self._hung) >= _MOST_HUNG:
+        self._hung.append(self._reader)
+        if not self._has_room() and not any(reader.opening for reader in self._hung):
             message = f"the driver of {self.name} hangs and {_MOST_HUNG} threads with it: start the program again"
             slot.fail(SourceError(message))
             return
-        self._reader = Reader(self._open_capture, slot, chance=self._chance, late=True)
+        self._reader = Reader(self._open_capture, slot, self._backoff, may_begin=self._has_room)
+
+    def _has_room(self) -> bool:
+        """Whether one more may hang; the caller holds `changed`."""
+        self._hung = [reader for reader in self._hung if not reader.over]
+        return len(self._hung) < _MOST_HUNG

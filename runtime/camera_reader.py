@@ -1,6 +1,5 @@
 """The thread that opens a camera, reads it all the time, and opens it again when it was lost."""
 
-import random
 import threading
 from collections.abc import Callable
 
@@ -28,34 +27,56 @@ class Reader:
     Args:
         open_capture: Called before every connection, so that a camera that comes back under another number is found.
         slot: Where frames and states go.
-        chance: For the delays between tries.
-        late: Begin with a delay: the reader before hangs, and may still hold the device.
+        backoff: The delays between tries: those of the reader before, or one that hangs each time would never be asked
+            less often.
+        may_begin: None for at once. Otherwise the reader before hangs and may still hold the device: then it begins
+            after a delay, and not before this holds.
+
+    Attributes:
+        opening: Whether the camera is being opened just now.
+        over: Whether the thread has nothing more to do.
     """
 
     def __init__(
-        self, open_capture: Opener, slot: Slot, *, chance: Callable[[], float] = random.random, late: bool = False
+        self,
+        open_capture: Opener,
+        slot: Slot,
+        backoff: Backoff,
+        *,
+        may_begin: Callable[[], bool] | None = None,
     ) -> None:
         self._open_capture = open_capture
         self._slot = slot
-        self._backoff = Backoff(chance)
-        self._late = late
+        self._backoff = backoff
+        self._may_begin = may_begin
         self._filter = FrameFilter()
+        self.opening = False
+        self.over = False
         slot.admit(self)
         # a thread that hangs in a driver must not keep the program alive
         self.thread = threading.Thread(target=self._run, name=f"deepir {slot.name}", daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        if self._late:
-            self._slot.pause(self, self._backoff.next())
+        try:
+            if self._may_begin is not None:
+                self._slot.pause(self, self._backoff.next())
+                self._slot.await_leave(self, self._may_begin)
+            self._connect_again_and_again()
+        finally:
+            with self._slot.changed:
+                self.over = True
+                self._slot.changed.notify_all()
+
+    def _connect_again_and_again(self) -> None:
         while self._slot.counts(self):
             trouble = self._connect_and_read()
             if trouble is None:
                 self._slot.end(self)
                 return
-            state = self._slot.state
-            if state.status == "live" and self._slot.clock.now() - state.since >= _STEADY:
-                self._backoff.reset()
+            if not self._slot.counts(self):
+                # the next delay is that of the reader whose turn it is
+                return
             self._slot.lose(self, trouble)
             self._filter.begin(frozen=trouble.kind == "frozen")
             # a camera bars whoever knocks too often with a wrong password
@@ -65,7 +86,11 @@ class Reader:
         """Why the connection failed or was lost; None when the stream ended, or this reader's turn did."""
         self._slot.connecting(self)
         try:
-            capture = self._open_capture()
+            self.opening = True
+            try:
+                capture = self._open_capture()
+            finally:
+                self.opening = False
             if isinstance(capture, Trouble):
                 return capture
             try:
@@ -100,6 +125,12 @@ class Reader:
                 return Trouble("frozen", message)
             if self._filter.accepts(bgr, now):
                 self._slot.put(self, turn_to_rgb(bgr), now, clock.wall())
+                if self._is_steady(now):
+                    self._backoff.reset()
             else:
                 self._slot.drop(self)
         return None
+
+    def _is_steady(self, now: float) -> bool:
+        state = self._slot.state
+        return state.status == "live" and now - state.since >= _STEADY

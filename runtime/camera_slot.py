@@ -114,7 +114,16 @@ class Slot:
 
     def pause(self, reader: object, seconds: float) -> None:
         """Wait so long, or until it is no more this reader's turn."""
+        with self.changed:
+            if self.counts(reader):
+                self.heard = None
         self._wait_until(lambda: not self.counts(reader), seconds)
+
+    def await_leave(self, reader: object, may: Callable[[], bool]) -> None:
+        """Wait until it may, or until it is no more this reader's turn."""
+        with self.changed:
+            while self.counts(reader) and not may():
+                self.clock.wait(self.changed, None)
 
     def wait_for(self, status: Status, seconds: float) -> bool:
         """Wait until the camera is in a state; False when it was not in time."""

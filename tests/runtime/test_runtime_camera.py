@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deepir.errors import OptionError, SourceError
 from deepir.runtime.backoff import Backoff
 from deepir.runtime.camera import Camera
+from deepir.runtime.camera_slot import Slot
 from deepir.runtime.camera_state import Patience, Trouble
 from deepir.runtime.capture import Capture
 
@@ -33,11 +34,17 @@ def scene(number: int) -> NDArray[np.uint8]:
 
 
 class FakeClock:
-    """A second passes for whoever asks only when a camera thread waits for it, or `advance` is called."""
+    """A second passes for whoever asks only when a camera thread waits for it, or `advance` is called.
+
+    Attributes:
+        pauses: Seconds that camera threads waited for.
+        idle: Released whenever one waits for something else than time.
+    """
 
     def __init__(self) -> None:
         self.time = 100.0
         self.pauses: list[float] = []
+        self.idle = threading.Semaphore(0)
 
     def now(self) -> float:
         return self.time
@@ -48,7 +55,10 @@ class FakeClock:
     def wait(self, condition: threading.Condition, seconds: float | None) -> None:
         if threading.current_thread() is threading.main_thread():
             condition.wait(0.02 if seconds is None else min(seconds, 0.02))
-        elif seconds is not None:
+        elif seconds is None:
+            self.idle.release()
+            condition.wait(PATIENCE)
+        else:
             self.pauses.append(seconds)
             self.time += seconds
 
@@ -112,10 +122,25 @@ class HeldCapture(FakeCapture):
         self.waiting.release()
 
 
+class SlowOpening:
+    """Opening takes until the test allows it to end, and does not find the camera."""
+
+    def __init__(self) -> None:
+        self.allowed, self.waiting = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self) -> Trouble:
+        self.waiting.release()
+        assert self.allowed.acquire(timeout=PATIENCE)
+        return Trouble("not found", "no machine is called fake")
+
+
+Answer = Capture | Trouble | Exception | SlowOpening
+
+
 class Opener:
     """Gives what it was made of, one a call; after that the camera is not there any more."""
 
-    def __init__(self, *answers: Capture | Trouble | Exception) -> None:
+    def __init__(self, *answers: Answer) -> None:
         self.calls = 0
         self._answers = answers
 
@@ -126,7 +151,7 @@ class Opener:
         answer = self._answers[self.calls - 1]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer() if isinstance(answer, SlowOpening) else answer
 
 
 @pytest.fixture
@@ -139,7 +164,7 @@ def make(clock: FakeClock) -> Iterator[Callable[..., Camera]]:
     """make(*answers, patience=...) is a camera; all are closed in the end."""
     made: list[Camera] = []
 
-    def build(*answers: Capture | Trouble | Exception, patience: Patience | None = None) -> Camera:
+    def build(*answers: Answer, patience: Patience | None = None) -> Camera:
         made.append(Camera(Opener(*answers), "fake", patience, clock=clock, chance=lambda: 0.0))
         return made[-1]
 
@@ -306,6 +331,83 @@ def test_a_driver_that_hangs_for_good_ends_the_program_even_when_waited_for(make
     passing.join()
     for capture in hung:
         capture.allowed.release()
+
+
+def hang(camera: Camera, clock: FakeClock, *hung: HeldCapture | SlowOpening) -> None:
+    """Let one after another be found hanging."""
+    for one in hung:
+        assert one.waiting.acquire(timeout=PATIENCE)
+        clock.advance(21)
+        assert camera.take(0.0) is None
+
+
+def test_openings_that_take_long_are_waited_for_and_never_more_than_four_at_once(make: Make, clock: FakeClock) -> None:
+    slow = [SlowOpening() for _ in range(4)]
+    camera = make(*slow, FakeCapture([scene(1)]), patience=WAIT)
+    hang(camera, clock, *slow)
+    # the fifth waits for room
+    assert clock.idle.acquire(timeout=PATIENCE)
+    assert camera.state.frames == 0
+    slow[2].allowed.release()
+    assert next(numbers(camera)) == 1
+    for opening in slow:
+        opening.allowed.release()
+
+
+def test_an_opening_among_readers_that_hang_is_waited_for_and_then_the_driver_is_to_blame(
+    make: Make, clock: FakeClock
+) -> None:
+    slow, hung = SlowOpening(), [HeldCapture([]) for _ in range(4)]
+    camera = make(*hung[:2], slow, *hung[2:], patience=WAIT)
+    hang(camera, clock, *hung[:2], slow, hung[2])
+    assert clock.idle.acquire(timeout=PATIENCE)
+    slow.allowed.release()
+    with pytest.raises(SourceError, match="the driver of fake hangs and 4 threads with it"):
+        hang(camera, clock, hung[3])
+    for capture in hung:
+        capture.allowed.release()
+
+
+def test_a_camera_that_waits_for_room_can_be_closed(make: Make, clock: FakeClock) -> None:
+    slow = [SlowOpening() for _ in range(4)]
+    camera = make(*slow, patience=WAIT)
+    hang(camera, clock, *slow)
+    assert clock.idle.acquire(timeout=PATIENCE)
+    camera.close()
+    assert not camera._reader.thread.is_alive()
+    assert camera.state.status == "ended"
+    for opening in slow:
+        opening.allowed.release()
+
+
+def test_one_that_hangs_again_and_again_is_tried_ever_less_often(make: Make, clock: FakeClock) -> None:
+    hung = [HeldCapture([]) for _ in range(3)]
+    camera = make(Trouble("refused", "no"), *hung, FakeCapture([scene(1)]), patience=WAIT)
+    hang(camera, clock, *hung)
+    assert next(numbers(camera)) == 1
+    assert clock.pauses[:4] == [0.5, 1.0, 2.0, 4.0]
+    for capture in hung:
+        capture.allowed.release()
+
+
+def test_one_that_hangs_after_it_was_good_for_a_while_is_tried_again_soon(make: Make, clock: FakeClock) -> None:
+    trouble, steady = Trouble("refused", "no"), HeldCapture([scene(0), scene(1)])
+    camera = make(trouble, trouble, steady, FakeCapture([scene(2)]), patience=WAIT)
+    steady.allow(1)
+    clock.advance(11)
+    steady.allow(1)
+    clock.advance(21)
+    assert 2 in numbers(camera)
+    assert clock.pauses[:3] == [0.5, 1.0, 0.5]
+    steady.allowed.release()
+
+
+def test_a_reader_that_waits_on_purpose_is_not_overdue(clock: FakeClock) -> None:
+    slot, reader = Slot("fake", WAIT, clock), object()
+    slot.admit(reader)
+    assert slot.heard == clock.now()
+    slot.pause(reader, 0)
+    assert slot.heard is None
 
 
 def test_the_same_pixels_for_long_are_a_frozen_camera(make: Make, clock: FakeClock) -> None:
