@@ -17,6 +17,7 @@ from deepir.errors import DeepIRError, InputError
 from deepir.files import replacing
 from deepir.image import Image
 from deepir.optional import need
+from deepir.runtime.inbox_memory import InboxMemory
 from deepir.runtime.result import Result
 from deepir.runtime.sink import SinkState
 
@@ -26,10 +27,6 @@ INBOX_MB = 500
 _APART = 1.0
 """Seconds between two pictures."""
 
-_REMEMBERED = 32
-_ALIKE = 0.95
-"""A picture whose descriptor is as near as that to one of the last ones kept shows nothing new."""
-
 _WAITING = 8
 _FAREWELL = 5.0
 _SLACK = 0.05
@@ -37,6 +34,10 @@ _SLACK = 0.05
 
 _QUALITY = 90
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z_(unknown|ambiguous)_.*\.jpg")
+
+
+_Picture = tuple[str, Image, NDArray[np.float32]]
+"""Its file's name, its pixels, its descriptor."""
 
 
 class InboxWriter:
@@ -57,7 +58,7 @@ class InboxWriter:
         need("cv2")
         self._folder = folder
         self._most = int(1e6 * megabytes)
-        self._kept: deque[NDArray[np.float32]] = deque(maxlen=_REMEMBERED)
+        self._memory = InboxMemory()
         self._next = 0.0
         self._changed = threading.Lock()
         self._state = SinkState()
@@ -67,26 +68,30 @@ class InboxWriter:
         except OSError as error:
             message = f"cannot keep pictures in {folder}: {error.strerror}"
             raise InputError(message) from error
-        self._waiting: queue.Queue[tuple[str, Image] | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[_Picture | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._write_all, name="deepir inbox", daemon=True)
         self._thread.start()
 
     def take(self, result: Result) -> None:
         """Keep the picture, or its part, if it shows something new that has no name."""
         query_1d, captured = result.query_1d, result.frame.captured
-        if result.shown.status == "match" or query_1d is None or captured < self._next or self._knows(query_1d):
+        if result.shown.status == "match" or query_1d is None or captured < self._next:
+            return
+        if self._memory.knows(query_1d):
             return
         moment = datetime.fromtimestamp(result.frame.seen_at, tz=timezone.utc)
         stamp = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
         name = f"{stamp}_{result.shown.status}_{result.recognition.similarity:.2f}_{result.frame.number}.jpg"
+        # before it is written: one like it may come meanwhile
+        self._memory.add(query_1d)
         try:
             # the frame's memory may be used again before the thread comes to it
-            self._waiting.put_nowait((name, _part(result).copy()))
+            self._waiting.put_nowait((name, _part(result).copy(), query_1d.copy()))
         except queue.Full:
+            self._memory.forget(query_1d)
             self._count(f"pictures come faster than {self._folder} takes them")
             return
         self._next = captured + _APART
-        self._kept.append(query_1d.copy())
 
     @property
     def state(self) -> SinkState:
@@ -101,18 +106,19 @@ class InboxWriter:
             self._waiting.put(None, timeout=_FAREWELL)
         self._thread.join(_FAREWELL)
 
-    def _knows(self, query_1d: NDArray[np.float32]) -> bool:
-        return any(float(kept_1d @ query_1d) > _ALIKE for kept_1d in self._kept if kept_1d.shape == query_1d.shape)
-
     def _write_all(self) -> None:
         while (picture := self._waiting.get()) is not None:
             trouble = ""
+            name, image, query_1d = picture
             try:
-                self._write(*picture)
+                self._write(name, image)
             except OSError as error:
                 trouble = f"cannot keep a picture in {self._folder}: {error.strerror or error}"
             except DeepIRError as error:
                 trouble = f"cannot keep a picture in {self._folder}: {error}"
+            if trouble:
+                # the disk may be well again when the thing is seen again
+                self._memory.forget(query_1d)
             self._count(trouble)
 
     def _count(self, trouble: str) -> None:

@@ -104,6 +104,41 @@ def test_a_folder_that_is_gone_is_trouble_and_no_end(tmp_path: Path, make_answer
     assert "cannot keep a picture in" in writer.state.trouble
 
 
+def test_a_picture_that_could_not_be_written_is_kept_when_its_thing_is_seen_again(
+    tmp_path: Path, make_answer: MakeAnswer, directions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    count = InboxWriter._count
+
+    def counting(writer: InboxWriter, trouble: str) -> None:
+        count(writer, trouble)
+        failed.set()
+
+    monkeypatch.setattr(InboxWriter, "_count", counting)
+    writer = InboxWriter(tmp_path / "inbox")
+    (tmp_path / "inbox").rmdir()
+    writer.take(make_answer(0, None, query_1d=directions[0]))
+    assert failed.wait(60)
+    (tmp_path / "inbox").mkdir()
+    for number in (2, 4):
+        writer.take(make_answer(number, None, query_1d=directions[0]))
+    writer.close()
+    assert (writer.state.sent, writer.state.dropped, writer.state.trouble) == (1, 1, "")
+    assert [name.rsplit("_", 1)[1] for name in names(tmp_path / "inbox")] == ["2.jpg"]
+
+
+def test_of_many_things_that_are_seen_in_turn_each_is_kept_once(
+    tmp_path: Path, make_answer: MakeAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_writer, "_WAITING", 300)
+    things = np.eye(100, dtype=np.float32)
+    writer = InboxWriter(tmp_path)
+    for number in range(300):
+        writer.take(make_answer(2 * number, None, query_1d=things[number % 100]))
+    writer.close()
+    assert (writer.state.sent, writer.state.dropped, len(names(tmp_path))) == (100, 0, 100)
+
+
 def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot keep pictures in"):
