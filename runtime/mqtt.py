@@ -6,6 +6,7 @@ import secrets
 import sys
 import threading
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ class BrokerAddress:
 
     Attributes:
         name: As it may be shown.
-        topic: Messages go to topic/result, topic/state and topic/status.
+        topic: Messages go to topic/result, topic/state, topic/status and topic/camera.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Broker:
         self._record: Record | None = None
         self._unanswered: set[int] = set()
         self._answered: set[int] = set()
-        self._newest: str | None = None
+        self._retained: dict[str, str] = {}
         self._refused = False
         self._over = False
         # of one name: a broker that has not noticed that we were cut off says `offline` when we come back, before our
@@ -136,13 +137,21 @@ class Broker:
 
     def _publish(self, record: Record) -> None:
         topic = self._address.topic
-        self._newest = json.dumps({key: record.get(key) for key in _STATE})
+        self._retained["state"] = json.dumps({key: record.get(key) for key in _STATE})
         with self._changed:
             self._answered.clear()
-        state = self._client.publish(f"{topic}/state", self._newest, qos=_AT_LEAST_ONCE, retain=True)
+        state = self._client.publish(f"{topic}/state", self._retained["state"], qos=_AT_LEAST_ONCE, retain=True)
         result = self._client.publish(f"{topic}/result", json.dumps(record), qos=_AT_LEAST_ONCE)
         self._unanswered = {state.mid, result.mid}
         self._record = record
+
+    def retain(self, what: str, text: str) -> None:
+        """Let topic/what hold the text, now or when there is a connection; returns at once."""
+        if self._retained.get(what) == text:
+            return
+        self._retained[what] = text
+        if self._client.is_connected():
+            self._client.publish(f"{self._address.topic}/{what}", text, qos=_AT_LEAST_ONCE, retain=True)
 
     def break_off(self) -> None:
         """End the try that goes on, from any thread; no other follows."""
@@ -170,9 +179,9 @@ class Broker:
             return
         topic = self._address.topic
         client.publish(f"{topic}/status", "online", qos=_AT_LEAST_ONCE, retain=True)
-        if self._newest is not None:
+        for what, text in tuple(self._retained.items()):
             # a broker that was started again may have forgotten it
-            client.publish(f"{topic}/state", self._newest, qos=_AT_LEAST_ONCE, retain=True)
+            client.publish(f"{topic}/{what}", text, qos=_AT_LEAST_ONCE, retain=True)
         self._note("")
 
     def _failed(self, _client: Any, _data: Any) -> None:
@@ -214,6 +223,17 @@ class MqttSink(Delivery):
         """How it is doing; a connection that does not stand is trouble also while nothing waits."""
         state = super().state
         return state if state.trouble else replace(state, trouble=self._broker.trouble)
+
+    def tell_camera(self, facts: Mapping[str, Any]) -> None:
+        """Let topic/camera hold how the camera is; what is told again is not sent again.
+
+        Args:
+            facts: As of `source_report`, with `status` and `trouble`; nothing is told of a source that is no camera.
+        """
+        if "status" in facts:
+            trouble = facts["trouble"] if facts["status"] != "live" else None
+            sentence = None if trouble is None else trouble["sentence"]
+            self._broker.retain("camera", json.dumps({"status": facts["status"], "trouble": sentence}))
 
     def close(self) -> None:
         """Send what waits, for a few seconds at most, and say goodbye."""

@@ -4,9 +4,10 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepir.errors import OptionError
 from deepir.runtime.delivery import SENDS, Choice, Send
@@ -71,6 +72,13 @@ def open_sinks(options: SinkOptions) -> Iterator[list[Sink]]:
         if options.mqtt is not None:
             sinks.append(MqttSink(options.mqtt, Choice(options.send)))
         yield sinks
+
+
+def tell_camera(sinks: Sequence[Sink], facts: Mapping[str, Any]) -> None:
+    """Tell those who want to hear of it how the camera is; see `MqttSink.tell_camera`."""
+    for sink in sinks:
+        if isinstance(sink, MqttSink):
+            sink.tell_camera(facts)
 
 
 def _close_together(sinks: Sequence[Sink]) -> None:

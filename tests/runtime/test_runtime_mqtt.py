@@ -381,6 +381,45 @@ def test_at_the_end_a_broker_that_hangs_is_not_waited_for(
     assert (sink.state.sent, sink.state.waiting, sink.state.dropped) == (1, 0, 1)
 
 
+LOST = {"status": "lost", "trouble": {"kind": "gone", "sentence": "camera0 was unplugged"}, "frames": 7}
+LIVE = {"status": "live", "trouble": None, "frames": 9}
+TOLD_LOST = {"status": "lost", "trouble": "camera0 was unplugged"}
+TOLD_LIVE = {"status": "live", "trouble": None}
+
+
+@needs_mosquitto
+def test_a_lost_camera_is_told_once_and_kept_for_who_comes_later(
+    broker: RealBroker, listen: Callable[[], Listener]
+) -> None:
+    broker.start()
+    listener = listen()
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/shop/door", Choice("all"))
+    assert listener.wait_for(lambda one: one.of("status") == ["online"])
+    for facts in (LIVE, LIVE, LOST, LOST, {**LIVE, "trouble": LOST["trouble"]}, {"name": "walk.mp4"}, LOST):
+        sink.tell_camera(facts)
+    sink.close()
+    assert listener.wait_for(lambda one: one.of("status")[-1] == "offline")
+    assert [json.loads(payload) for payload in listener.of("camera")] == [TOLD_LIVE, TOLD_LOST, TOLD_LIVE, TOLD_LOST]
+    late = listen()
+    assert late.wait_for(lambda one: len(one.heard) == 2)
+    assert {topic: retained for topic, _, retained in late.heard} == {
+        "shop/door/status": True,
+        "shop/door/camera": True,
+    }
+
+
+@needs_mosquitto
+def test_how_the_camera_is_is_told_to_a_broker_that_comes_late(
+    broker: RealBroker, cable: Cable, sink: MqttSink, listen: Callable[[], Listener]
+) -> None:
+    sink.tell_camera(LOST)
+    broker.start()
+    listener = listen()
+    cable.plug()
+    assert listener.wait_for(lambda one: bool(one.of("camera")))
+    assert [json.loads(payload) for payload in listener.of("camera")] == [TOLD_LOST]
+
+
 @pytest.fixture
 def refusing_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:

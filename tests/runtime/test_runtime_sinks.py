@@ -2,13 +2,13 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from deepir.runtime import sinks as module
 from deepir.runtime.mqtt import MqttSink
-from deepir.runtime.sinks import SinkOptions, open_sinks
+from deepir.runtime.sinks import SinkOptions, open_sinks, tell_camera
 from deepir.runtime.webhook import WebhookSink
 
 WAIT = 60.0
@@ -58,3 +58,15 @@ def test_one_that_cannot_end_does_not_keep_the_program_from_its_end(
     assert not go.is_set()
     go.set()
     assert all(closed.acquire(timeout=WAIT) for _ in range(2))
+
+
+def test_of_the_camera_the_broker_is_told_and_the_web_server_is_not(
+    hung: SinkOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CLOSING", 0.0)
+    told: list[tuple[str, Mapping[str, object]]] = []
+    monkeypatch.setattr(MqttSink, "tell_camera", lambda sink, facts: told.append((sink.name, facts)))
+    with open_sinks(hung) as sinks:
+        tell_camera(sinks, {"status": "lost"})
+        assert [sink.state.waiting for sink in sinks] == [0, 0]
+    assert told == [("mqtt", {"status": "lost"})]
