@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -57,12 +58,22 @@ class IndexWatch:
         path: Of the index.
         model: That describes queries.
         seen: `file_state` from before the index that answers now was read.
+        make_ready: Done with an index before it is given; raises DeepIRError where it cannot answer.
         interval: Seconds between two looks.
     """
 
-    def __init__(self, path: Path, model: ModelFile, *, seen: State, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: ModelFile,
+        *,
+        seen: State,
+        make_ready: Callable[[Index], None] | None = None,
+        interval: float = INTERVAL,
+    ) -> None:
         self._path = path
         self._model = model
+        self._make_ready = make_ready
         self._interval = interval
         self._seen = (seen, model.state())
         self._lock = threading.Lock()
@@ -111,6 +122,8 @@ class IndexWatch:
             index = Index.open(self._path)
             # computed here, or the next frame waits for it
             _ = index.threshold
+            if self._make_ready is not None:
+                self._make_ready(index)
             extractor = self._model.for_index(index)
         except (DeepIRError, OSError) as error:
             self._tell(str(error))

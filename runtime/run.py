@@ -3,7 +3,7 @@
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from deepir.runtime.progress import StatusLine, say
 from deepir.runtime.recogniser import Judgement, Recogniser
 from deepir.runtime.roi import Roi
 from deepir.runtime.run_report import NO_THRESHOLD, CameraNews, introduce, status_text, summary
+from deepir.runtime.sink import Sink
+from deepir.runtime.sink_news import SinkNews
 from deepir.runtime.sinks import SinkOptions, open_sinks
 from deepir.runtime.source import open_source
 from deepir.runtime.stop import Stop
@@ -98,20 +100,24 @@ def run(options: RunOptions) -> None:
         parts = _read_boxes(options)
         source = stack.enter_context(open_source(options.source, options.patience))
         health = None if options.health_file is None else HealthFile(options.health_file)
-        vitals = Vitals(recogniser, source, stack.enter_context(open_sinks(options.sinks)))
+        sinks, sink_news = stack.enter_context(_open_sinks(options))
+        vitals = Vitals(recogniser, source, sinks)
         page = None if options.page is None else stack.enter_context(Page(vitals, options.index_path, options.page))
         outputs = stack.enter_context(_open_outputs(options, vitals))
         _introduce(vitals, page, options)
-        watch = stack.enter_context(IndexWatch(options.index_path, model, seen=seen).start())
+        answering = Answering(recogniser, options.deciding, outputs, live=source.live)
+        watch = IndexWatch(options.index_path, model, seen=seen, make_ready=answering.learn).start()
+        stack.enter_context(watch)
         hangup.tell(watch)
         looking = Looking(every=options.every, fps_max=options.fps_max, roi=options.roi, parts=parts)
         pipeline = stack.enter_context(Pipeline(recogniser, source, looking))
-        answering = Answering(recogniser, options.deciding, outputs, live=source.live)
-        around = _Around(options, outputs, watch, health)
+        around = _Around(options, outputs, watch, health, sink_news)
         stack.callback(around.end)
         _loop(pipeline, answering, around, stop)
         if parts is not None and parts.frames and not parts.used:
             say(f"warning: none of the {parts.frames} frames that {parts.path} names came")
+        if parts is not None and parts.beside:
+            say(f"warning: {parts.beside} boxes of {parts.path} lay beside their pictures and were left out")
     if stop.interrupted:
         raise KeyboardInterrupt
 
@@ -142,7 +148,14 @@ def _loop(pipeline: Pipeline, answering: Answering, around: "_Around", stop: Sto
 class _Around:
     """What the loop does besides answering: take what is fresh, tell how it is."""
 
-    def __init__(self, options: RunOptions, outputs: Outputs, watch: IndexWatch, health: HealthFile | None) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        outputs: Outputs,
+        watch: IndexWatch,
+        health: HealthFile | None,
+        sink_news: SinkNews,
+    ) -> None:
         self.options = options
         self._vitals = outputs.vitals
         self._watch = watch
@@ -151,6 +164,7 @@ class _Around:
         self._status = StatusLine(quiet=options.quiet)
         lines = outputs.lines if options.events else None
         self._news = CameraNews(outputs.vitals.source, lines, quiet=options.quiet)
+        self._sink_news = sink_news
 
     def begin(self) -> None:
         """All is open."""
@@ -162,6 +176,7 @@ class _Around:
         stuck = pipeline.stuck
         self._vitals.beat(stuck)
         self._news.look()
+        self._sink_news.look()
         if self._health is not None:
             self._health.beat(self._vitals)
         self._notifier.beat(self._text, well=stuck <= MOST_STUCK)
@@ -203,6 +218,19 @@ def _read_boxes(options: RunOptions) -> Parts | None:
         )
         raise OptionError(message)
     return parts
+
+
+@contextlib.contextmanager
+def _open_sinks(options: RunOptions) -> Iterator[tuple[Sequence[Sink], SinkNews]]:
+    news = None
+    try:
+        with open_sinks(options.sinks) as sinks:
+            news = SinkNews(sinks, quiet=options.quiet)
+            yield sinks, news
+    finally:
+        # what still waited at the end is known when all are closed
+        if news is not None:
+            news.end()
 
 
 @contextlib.contextmanager

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import click
-
+from deepir.runtime.progress import say
 from deepir.runtime.sink import Sink, SinkState
 
 _APART = 60.0
@@ -54,9 +53,9 @@ class SinkNews:
             return
         told.trouble = bool(trouble)
         if trouble:
-            click.echo(f"warning: {name}: {trouble}", err=True)
+            say(f"warning: {name}: {trouble}")
         elif not self._quiet:
-            click.echo(f"{name} works again", err=True)
+            say(f"{name} works again")
 
     def _tell_dropped(self, name: str, state: SinkState, told: _Told) -> None:
         given_up = state.dropped - told.dropped
@@ -64,4 +63,4 @@ class SinkNews:
             return
         told.dropped, told.next = state.dropped, self._clock() + _APART
         answers = "1 answer was" if given_up == 1 else f"{given_up} answers were"
-        click.echo(f"warning: {name}: {answers} given up", err=True)
+        say(f"warning: {name}: {answers} given up")

@@ -18,7 +18,7 @@ from click.testing import Result
 import deepir.runtime.index_watch as module
 import deepir.runtime.run as run_module
 from deepir.card import ModelCard
-from deepir.errors import InputError
+from deepir.errors import InputError, ShapeError
 from deepir.image import Image
 from deepir.runtime import Index
 from deepir.runtime.backend import BackendOptions
@@ -284,6 +284,18 @@ def test_whoever_asks_has_it_read_although_nothing_changed(shop: Path, make_card
         watch.ask()
         assert looked.wait(WAIT)
         assert watch.take() is not None
+
+
+def test_an_index_that_cannot_answer_is_told_and_not_given(shop: Path, unit_rows: Rows) -> None:
+    def refuse(index: Index) -> None:
+        if "new" in index.labels:
+            message = "a pose is [x, y, theta]"
+            raise ShapeError(message)
+
+    watch = IndexWatch(shop, loaded(shop), seen=file_state(shop), make_ready=refuse)
+    add_label(shop, "new", unit_rows)
+    watch.look()
+    assert (watch.take(), watch.take_trouble()) == (None, "a pose is [x, y, theta]")
 
 
 def test_closing_ends_the_thread_without_waiting_for_the_next_look(shop: Path, make_card: MakeCard) -> None:
@@ -557,6 +569,19 @@ def test_a_model_file_that_is_torn_or_of_another_model_is_told_and_the_one_befor
     lines, result = run_while(changes, "--threshold", -1)
     assert len({line["similarity"] for line in lines}) == 1
     assert result.stderr.count("warning: the index and model before go on answering: ") == 2
+
+
+def test_a_map_in_which_no_place_can_be_looked_for_is_told_once_and_the_one_before_goes_on_answering(
+    shop: Path, unit_rows: Rows, run_while: RunWhile
+) -> None:
+    def spoil() -> None:
+        with Index.open(shop, write=True) as index:
+            index.add("door", unit_rows(np.random.default_rng(3), 1), ["d.jpg"], metadata=[{"pose": "beside the door"}])
+
+    lines, result = run_while({3: spoil}, "--mode", "place")
+    assert (len(lines), result.exit_code) == (6, 0), result.output
+    assert result.stderr.count("warning: the index and model before go on answering: ") == 1
+    assert "got 'beside the door'" in result.stderr
 
 
 def test_an_index_that_shrinks_while_it_answers_is_taken_too(

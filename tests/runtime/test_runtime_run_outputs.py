@@ -102,3 +102,10 @@ def test_an_index_is_not_written_over_by_what_is_made_of_it(
     result = deepir_index(words[0], shop, *words[1:], shop)
     assert (result.exit_code, shop.read_bytes() == before) == (2, True), result.output
     assert f"{shop} would overwrite the index" in result.stderr
+
+
+def test_answers_that_no_server_took_are_told_also_with_quiet(shop: Path, walk: Path, deepir_run: Command) -> None:
+    result = deepir_run(walk, "--index", shop, "--webhook", "http://127.0.0.1:1/x", "--send", "all", "-q")
+    assert result.exit_code == 0
+    assert "warning: webhook: " in result.stderr
+    assert "warning: webhook: 9 answers were given up" in result.stderr
