@@ -80,10 +80,10 @@ class BackendOptions:
     def __post_init__(self) -> None:
         for name, choices in (("device", DEVICES), ("backend", BACKENDS), ("rebuild", REBUILDS)):
             if getattr(self, name) not in choices:
-                message = f"--{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                message = f"the {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 raise OptionError(message)
         if self.threads < 0:
-            message = f"--threads must be 0 or more, got {self.threads}"
+            message = f"the number of threads must be 0 or more, got {self.threads}"
             raise OptionError(message)
 
 

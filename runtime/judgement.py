@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
@@ -64,7 +65,7 @@ class Judgement:
         top_labels: How many labels each answer lists.
 
     Raises:
-        OptionError: A value out of range.
+        OptionError: A value out of range, or of another type.
     """
 
     threshold: float | Literal["auto"] = "auto"
@@ -72,14 +73,14 @@ class Judgement:
     top_labels: int = TOP_LABELS
 
     def __post_init__(self) -> None:
-        if self.threshold != "auto" and not -1 <= self.threshold <= 1:
-            message = f"the threshold must be auto or between -1 and 1, got {self.threshold}"
+        if self.threshold != "auto" and not _lies_between(-1, self.threshold, 1):
+            message = f"the threshold must be auto or between -1 and 1, got {self.threshold!r}"
             raise OptionError(message)
-        if self.margin != "auto" and not 0 <= self.margin <= 1:
-            message = f"the margin must be auto or between 0 and 1, got {self.margin}"
+        if self.margin != "auto" and not _lies_between(0, self.margin, 1):
+            message = f"the margin must be auto or between 0 and 1, got {self.margin!r}"
             raise OptionError(message)
-        if self.top_labels < 1:
-            message = f"the number of labels to list must be 1 or more, got {self.top_labels}"
+        if not isinstance(self.top_labels, Integral) or self.top_labels < 1:
+            message = f"the number of labels to list must be 1 or more, got {self.top_labels!r}"
             raise OptionError(message)
 
     def threshold_of(self, index: Index) -> float | None:
@@ -122,6 +123,10 @@ class Judgement:
             candidates=candidates,
             hit=hits[0] if hits else None,
         )
+
+
+def _lies_between(least: float, value: object, most: float) -> bool:
+    return isinstance(value, Real) and least <= float(value) <= most
 
 
 def owners_metadata(metadata: Metadata) -> Metadata:

@@ -1,5 +1,6 @@
 """Image in, label out: the object to embed in a robot's program."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from deepir.errors import IndexModelError, InputError
+from deepir.errors import IndexModelError, InputError, OptionError
 from deepir.runtime.backend import BackendOptions
 from deepir.runtime.extractor import Extractor
 from deepir.runtime.fingerprint import read_fingerprint
@@ -98,9 +99,14 @@ class Recogniser:
             options: How the model runs; see `open_backend`.
 
         Raises:
+            OptionError: What is no path.
             InputError: A file is missing.
             IndexFileError: The index is damaged or was made by another model.
         """
+        for what, path in (("index", index_path), *([] if model is None else [("model", model)])):
+            if not isinstance(path, (str, os.PathLike)):
+                message = f"the {what} must be the path of a file, got {path!r}"
+                raise OptionError(message)
         index = Index.open(index_path)
         model_path = find_model(index, Path(index_path)) if model is None else Path(model)
         extractor = Extractor.open(model_path, options)

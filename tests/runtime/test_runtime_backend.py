@@ -108,6 +108,19 @@ def test_what_a_file_runs_in_when_nothing_is_said_can_be_set(model: Path, monkey
         open_backend(model)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "gpu"}, "the device must be one of auto, cpu, cuda, got 'gpu'"),
+        ({"backend": "onnx"}, "the backend must be one of auto, .*, got 'onnx'"),
+        ({"threads": -1}, "the number of threads must be 0 or more, got -1"),
+    ],
+)
+def test_options_that_cannot_be_are_named_as_a_program_names_them(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError, match=f"^{sentence}$"):
+        BackendOptions(**options)
+
+
 def test_what_is_asked_for_runs_and_says_so(model: Path) -> None:
     opened = open_backend(model, BackendOptions(backend="openvino"))
     with opened.backend as backend:

@@ -149,12 +149,26 @@ def test_an_index_of_another_model_cannot_take_the_place_of_the_first(
     [
         *(({"threshold": value}, "threshold must be auto or between -1 and 1") for value in (1.5, -2.0, float("nan"))),
         *(({"margin": value}, "margin must be auto or between 0 and 1") for value in (1.5, -0.1, float("nan"))),
-        ({"top_labels": 0}, "number of labels to list must be 1 or more"),
+        *(({"top_labels": value}, "number of labels to list must be 1 or more") for value in (0, 2.5, "5", None)),
+        *(({"threshold": value}, "threshold must be auto or between -1 and 1, got") for value in ("high", None, [0.5])),
+        ({"margin": "wide"}, "margin must be auto or between 0 and 1, got 'wide'"),
     ],
 )
 def test_a_judgement_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Judgement(**values)
+
+
+def test_numbers_of_numpy_make_a_judgement_too() -> None:
+    judgement = Judgement(threshold=np.float32(0.5), margin=np.float64(0), top_labels=np.int64(3))  # type: ignore[arg-type]
+    assert (judgement.threshold, judgement.margin, judgement.top_labels) == (0.5, 0, 3)
+
+
+def test_what_is_no_path_is_refused_as_an_option(shop: Path) -> None:
+    with pytest.raises(OptionError, match="the index must be the path of a file, got None"):
+        Recogniser.open(None)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="the model must be the path of a file, got 7"):
+        Recogniser.open(shop, 7)  # type: ignore[arg-type]
 
 
 def judged(
