@@ -22,6 +22,9 @@ from deepir.runtime.bench_measure import PERCENTILES, TOTAL
 
 STAGES = ("read", "prepare", "describe", "search", TOTAL)
 
+AGAINST_REFERENCE = ("cosine", "cosine_mean", "recall1")
+"""Figures of the descriptors, not of their speed."""
+
 _FORM = re.compile(
     r"(?:(?P<backend>[a-z]+):)?(?P<metric>[a-z0-9_.]+)\s*(?P<sign><=|>=|<|>)\s*"
     r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z/%]*)"
@@ -40,7 +43,7 @@ _SIZE = {"MB": 1e6, "GB": 1e9}
 _UNITS = {
     "load": _TIME,
     **dict.fromkeys(("rate", "engine_rate"), _RATE),
-    **dict.fromkeys(("cosine", "cosine_mean", "recall1"), _SHARE),
+    **dict.fromkeys(AGAINST_REFERENCE, _SHARE),
     "memory": _SIZE,
 }
 

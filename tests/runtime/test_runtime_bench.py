@@ -20,6 +20,7 @@ from deepir.runtime.bench_report import bench_facts, bench_markdown, bench_table
 from deepir.runtime.machine import this_machine
 from deepir.runtime.power import Power
 from deepir.runtime.self_check import PROOF_PICTURES
+from deepir.spec import Numerics
 
 MakeCard = Callable[..., ModelCard]
 Write = Callable[..., Path]
@@ -287,6 +288,22 @@ def test_a_bound_that_is_not_reached_ends_with_six_after_the_table(model: Path) 
     unmet = [line for line in result.stderr.splitlines() if line.startswith("unmet: ")]
     assert [line.split(":")[1].strip() for line in unmet] == ["memory<1MB", "search.p50<9s"]
     assert "give an index with --index" in unmet[1]
+    assert "error: 2 of 3 bounds are not reached, first memory<1MB" in result.stderr
+
+
+def test_a_rounded_file_is_not_praised_for_being_like_itself(
+    tmp_path: Path, make_card: MakeCard, write_model: Write
+) -> None:
+    rounded = write_model(tmp_path / "tiny.int8.onnx", card=replace(make_card(), numerics=Numerics.INT8))
+    exact = write_model(tmp_path / "tiny.onnx", card=make_card())
+    alone = quick(rounded, "--assert", "recall1>=0.99", "--assert", "p99<600s")
+    assert alone.exit_code == 6
+    assert (
+        "error: 1 of 2 bounds is not reached, first recall1>=0.99: tiny.int8.onnx (int8) was compared" in alone.stderr
+    )
+    assert f"give its FP32 form with --reference, or --reference {rounded}" in alone.stderr
+    for reference in (exact, rounded):
+        assert quick(rounded, "--reference", reference, "--assert", "recall1>=0.99").exit_code == 0
 
 
 def test_bounds_that_are_reached_end_with_nothing(model: Path) -> None:
