@@ -7,6 +7,7 @@ import sys
 from collections import deque
 
 from deepir import DeepIRError
+from deepir.errors import INTERRUPTED
 from deepir.runtime import Recogniser, open_source
 
 VOTES = 5
@@ -41,3 +42,5 @@ if __name__ == "__main__":
         watch(sys.argv[1], sys.argv[2])
     except DeepIRError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,9 +1,11 @@
 """examples/robot.py over pictures in a folder: it announces what several of them in a row show."""
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -37,6 +39,19 @@ def test_a_missing_index_is_one_sentence(walk: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    walk: Path, shop_index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_text: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepir.runtime.open_source", interrupted)
+    monkeypatch.setattr(sys, "argv", ["robot.py", str(walk), str(shop_index)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROBOT), run_name="__main__")
+    assert (ended.value.code, capsys.readouterr()) == (130, ("", ""))
 
 
 def test_without_its_words_it_says_how_it_is_called() -> None:
