@@ -6,6 +6,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const SIGNS = { match: "✓", ambiguous: "?", unknown: "✕" };
 const WORDS = { match: "match", ambiguous: "ambiguous, one of several", unknown: "unknown" };
 const CHANGES = 20;
+const HANGING = 10; // seconds without progress after which the picture is shown as old
 const LIMITS = { // milliseconds
   silence: 5000, // without an event: the connection is made anew
   answer: 5000, // what is asked for or shown has not come: asked again
@@ -310,9 +311,10 @@ function state(event) {
   set("rate", report.rate.toFixed(1));
   set("items", report.index.items);
   set("labels", report.index.labels);
-  camera(source, event.frame_age_s);
+  camera(report, event.frame_age_s);
   set("age", now.old !== null ? lasting(now.old) : report.last ? `${Math.round(report.last.age_ms)} ms` : "–");
   stages(report);
+  sinks(report.sinks);
   const model = report.model;
   set("model", `${model.backbone} ${model.numerics} on ${model.backend} · ${event.index_file} · deepir ${report.version}` +
     (report.memory_bytes ? ` · ${Math.round(report.memory_bytes / 1e6)} MB` : ""));
@@ -320,7 +322,8 @@ function state(event) {
   set("closed", event.enrol_closed);
 }
 
-function camera(source, seconds) {
+function camera(report, seconds) {
+  const source = report.source;
   const status = source.status || (source.live ? "live" : "recording");
   const trouble = source.trouble;
   const bad = status === "lost" || status === "stale" || (status === "connecting" && Boolean(trouble));
@@ -328,12 +331,15 @@ function camera(source, seconds) {
   set("camera", status);
   pill.dataset.state = bad ? "bad" : status === "live" || status === "recording" ? "live" : "waiting";
   const since = seconds === null ? "There was no picture yet." : `The picture is ${lasting(seconds)} old.`;
-  if (status === "stale") banner("The camera gives no new picture.", since);
+  const still = Math.max(report.stuck_s || 0, report.loop_s); // the model has one picture for so long, or the loop stands
+  const hangs = still > HANGING;
+  if (hangs) banner("The recognition hangs.", `It has not gone on for ${lasting(still)}. ${since}`);
+  else if (status === "stale") banner("The camera gives no new picture.", since);
   else if (bad) banner(status === "lost" ? "The camera is lost." : "The camera is lost, connecting again.",
     `${trouble ? `${capital(trouble.sentence)}. ` : ""}${since}`);
   else if (status === "ended") banner("The camera's stream has ended.", since);
   else byId("banner").hidden = true;
-  now.old = bad || status === "ended" ? seconds : null; // also null before the first picture
+  now.old = bad || hangs || status === "ended" ? seconds : null; // also null before the first picture
   badge();
 }
 
@@ -385,6 +391,26 @@ function stageRow() {
   wide.append(bar);
   row.append(made("th", { scope: "row" }), wide, made("td"), made("td"), made("td"));
   return row;
+}
+
+function sinks(states) {
+  const place = byId("sinks");
+  const names = Object.keys(states);
+  byId("sinks-card").hidden = names.length === 0;
+  names.forEach((name, number) => {
+    const entry = place.children[number] || place.appendChild(sinkEntry());
+    const { sent, waiting, dropped, trouble } = states[name];
+    const texts = [name, [`${sent} arrived`, waiting && `${waiting} waiting`, dropped && `${dropped} given up`]
+      .filter(Boolean).join(", "), trouble ? `${capital(trouble)}.` : ""];
+    texts.forEach((text, part) => { if (entry.children[part].textContent !== text) entry.children[part].textContent = text; });
+    entry.lastChild.hidden = !trouble;
+  });
+}
+
+function sinkEntry() {
+  const entry = made("li");
+  entry.append(made("b"), made("span", { class: "soft" }), made("p", { class: "fault" }));
+  return entry;
 }
 
 async function labels(event) {

@@ -25,6 +25,7 @@ from deepir.runtime.page_feed import Feed
 from deepir.runtime.page_shown import Showcase, Shown
 from deepir.runtime.recording import ImageFiles
 from deepir.runtime.result import Result
+from deepir.runtime.sink import SinkState
 from deepir.runtime.vitals import Vitals
 
 for package in ("starlette", "uvicorn", "prometheus_client", "selenium"):
@@ -311,6 +312,62 @@ def test_a_lost_camera_is_told_with_its_sentence_and_the_age_of_the_picture(
             browser.wait(lambda: "Nobody listens there: switch the camera on" in browser.text("banner"))
             assert browser.run("return document.getElementById('banner').hidden") is False
             chromium.get("about:blank")
+
+
+@pytest.mark.parametrize("what", ["the model", "the loop"])
+def test_who_hangs_is_told_with_how_long_and_the_picture_is_dimmed(
+    chromium: Any, recogniser: Recogniser, shop: Path, show_in: Callable[[Vitals], Show], what: str
+) -> None:
+    moment = [0.0]
+    vitals = Vitals(recogniser, ImageFiles([], "pictures"), clock=lambda: moment[0])
+    show_in(vitals)(0, "red")
+    with Page(vitals, shop, HERE).start() as page:
+        browser = Browser(chromium, page)
+        browser.shows("red")
+        assert browser.run("return document.getElementById('banner').hidden") is True
+        if what == "the model":
+            vitals.beat(25.0)
+        else:
+            moment[0] = 25.0
+        browser.wait(lambda: "hangs. It has not gone on for 25 s. The picture is" in browser.text("banner"))
+        assert browser.run("return document.body.classList.contains('old')")
+        vitals.beat(0.0)
+        browser.wait(lambda: browser.run("return document.getElementById('banner').hidden"))
+        assert not browser.run("return document.body.classList.contains('old')")
+        chromium.get("about:blank")
+
+
+class Quiet:
+    """A sink that is as it is told to be."""
+
+    def __init__(self, name: str, **state: Any) -> None:
+        self.name, self.state = name, SinkState(**state)
+
+    def take(self, result: Result) -> None:
+        """Nothing goes anywhere."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+def test_where_answers_go_is_told_with_what_is_wrong_there(chromium: Any, recogniser: Recogniser, shop: Path) -> None:
+    mqtt = Quiet("mqtt", sent=3, waiting=2, dropped=1, trouble="the broker at broker:1883 refuses")
+    vitals = Vitals(recogniser, ImageFiles([], "pictures"), [Quiet("inbox", sent=7), mqtt])
+    with Page(vitals, shop, HERE).start() as page:
+        browser = Browser(chromium, page)
+        seen = "[...one.children].filter((part) => !part.hidden).map((part) => part.textContent).join('|')"
+        lines = f"return [...document.querySelectorAll('#sinks li')].map((one) => {seen})"
+        told = ["inbox|7 arrived", "mqtt|3 arrived, 2 waiting, 1 given up|The broker at broker:1883 refuses."]
+        browser.wait(lambda: browser.run(lines) == told)
+        mqtt.state = SinkState(sent=6, dropped=1)
+        browser.wait(lambda: browser.run(lines) == ["inbox|7 arrived", "mqtt|6 arrived, 1 given up"])
+        chromium.get("about:blank")
+
+
+def test_without_sinks_nothing_is_said_of_them(browser: Browser, show: Show) -> None:
+    show(0)
+    browser.shows("red")
+    assert browser.run("return document.getElementById('sinks-card').hidden") is True
 
 
 def test_the_page_finds_a_server_again_that_was_away(chromium: Any, vitals: Vitals, shop: Path, show: Show) -> None:
