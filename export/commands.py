@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepir.errors import MissingDependency
 from deepir.export.engines import Made, make_engines, plan_engines
 from deepir.export.masters import OnnxFiles, check_source, find_source, write_onnx_files
 from deepir.export.options import ExportOptions
@@ -44,12 +45,12 @@ def export(source: Path, options: ExportOptions, report: Report, command: Sequen
         InputError: INT8 without pictures, or pictures that cannot be read.
         GateError: A file or an engine is not the same function.
         EngineError: A build failed.
-        MissingDependency: A program that was asked for is not here.
+        MissingDependency: Of the programs that were asked for by name none is here; the ONNX files are written.
         MemoryLimitError: A build ran out of memory.
     """
     started = time.monotonic()
     files = write_onnx_files(source, options, report)
-    made = tuple(make_engines(files, options, report, command))
+    made, lacking = _made(files, options, report, command)
     exported = Exported(files, made, time.monotonic() - started)
     for path in exported.written:
         report(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -57,7 +58,19 @@ def export(source: Path, options: ExportOptions, report: Report, command: Sequen
     if not any(name.suffix == ".engine" for name in exported.written):
         report(f"on the device: {device_command(files.model)}")
     report(f"next: deepir-index build things.usearch path/to/references --model {files.model}")
+    if lacking is not None:
+        raise lacking
     return exported
+
+
+def _made(
+    files: OnnxFiles, options: ExportOptions, report: Report, command: Sequence[str]
+) -> tuple[tuple[Made, ...], MissingDependency | None]:
+    """What was made; or the error that tells that nothing could be, for after what was written has been told."""
+    try:
+        return tuple(make_engines(files, options, report, command)), None
+    except MissingDependency as error:
+        return (), error
 
 
 def plan(source: Path, options: ExportOptions) -> list[str]:

@@ -44,23 +44,26 @@ class Made:
 def make_engines(files: OnnxFiles, options: ExportOptions, report: Report, command: Sequence[str]) -> list[Made]:
     """Build for and prove in the programs that `options.target` names.
 
-    A machine without TensorRT is no error: the file is built on the device that will run it.
+    A machine without TensorRT is no error where nobody named it: the file is built on the device that will run it.
 
     Raises:
-        MissingDependency: Another program was asked for by name and is not here.
+        MissingDependency: Of what was asked for by name, nothing is here.
         GateError: A program gives other descriptors than ONNX Runtime; what it built is not kept.
         EngineError: A build failed.
         MemoryLimitError: A build ran out of memory.
     """
     made: list[Made] = []
+    lacking = ""
     for program in _programs(options):
         try:
             made.append(_make(program, files, options, report, command))
         except MissingDependency as error:
-            if options.target not in ("auto", "all", "tensorrt"):
-                raise
+            lacking = f"{program}: not on this machine: {error}"
             if options.target != "auto":
-                report(f"{program}: not on this machine: {error}")
+                report(lacking)
+    if lacking and not made and options.target != "auto":
+        message = f"nothing was built for --backend {options.target}; {lacking}"
+        raise MissingDependency(message)
     return made
 
 

@@ -13,9 +13,12 @@ from click.testing import CliRunner, Result
 from deepir.calib.onnx_file import read_card, read_onnx
 from deepir.distill.backbone import build_trunk
 from deepir.distill.checkpoint import Model, new_model, save_model
-from deepir.errors import OptionError
+from deepir.errors import MissingDependency, OptionError
+from deepir.export import engines
 from deepir.export.cli import main
+from deepir.export.engines import Made
 from deepir.export.options import parse_batch
+from deepir.runtime.openvino_vnni import NO_VNNI, lacks_vnni
 from deepir.spec import Numerics
 
 MakeModel = Callable[..., Model]
@@ -91,6 +94,7 @@ def test_a_file_that_takes_pixels_says_so(checkpoint: Path, tmp_path: Path) -> N
     assert read_card(read_onnx(tmp_path / "student.onnx")).pixels == "uint8"
 
 
+@pytest.mark.skipif(lacks_vnni(), reason=NO_VNNI)
 def test_openvino_is_proven_on_pictures_against_the_fp32_file(exported: Path, pictures: Path, tmp_path: Path) -> None:
     model = copied(exported, tmp_path)
     # the network is untrained: pictures nearly tie, and INT8 changes which of two is the nearest
@@ -104,6 +108,7 @@ def test_openvino_is_proven_on_pictures_against_the_fp32_file(exported: Path, pi
     assert proof["reference_sha256"] != proof["sha256"]
 
 
+@pytest.mark.skipif(lacks_vnni(), reason=NO_VNNI)
 def test_pictures_that_calibration_measured_prove_nothing(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     words = ("--int8", "--calib", pictures, "--images", pictures, "--backend", "openvino", "--gate", "0.9")
     result = deepir_export(checkpoint, *words, "-o", tmp_path, "--json")
@@ -120,6 +125,7 @@ def test_pictures_that_calibration_measured_prove_nothing(checkpoint: Path, pict
     assert "of 32 pictures" in again.output.partition("OpenVINO, CPU")[2]
 
 
+@pytest.mark.skipif(lacks_vnni(), reason=NO_VNNI)
 def test_a_form_below_the_gate_exits_6_and_leaves_nothing(exported: Path, tmp_path: Path) -> None:
     model = copied(exported, tmp_path)
     result = deepir_export(model, "--backend", "openvino", "--gate", "1")
@@ -133,9 +139,29 @@ def test_a_machine_without_tensorrt_is_told_what_to_type_on_the_device(exported:
     result = deepir_export(model, "--backend", "tensorrt")
     if "tensorrt: not on this machine" not in result.output:
         pytest.skip("TensorRT and a GPU are here")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 4, result.output
     assert "on the device: deepir-export student.int8.onnx --backend tensorrt" in result.output
+    assert "error: nothing was built for --backend tensorrt; tensorrt: not on this machine" in result.output
     assert names(tmp_path) == ["student.int8.onnx", "student.onnx"]
+    assert deepir_export(model, "--backend", "tensorrt", "--dry-run").exit_code == 0
+    assert deepir_export(model).exit_code == 0
+
+
+@pytest.mark.parametrize(("here", "exit_code"), [(("openvino",), 0), ((), 4)])
+def test_of_all_programs_one_is_enough(
+    exported: Path, tmp_path: Path, here: tuple[str, ...], exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(program: str, *_: object) -> Made:
+        if program not in here:
+            message = f"no {program}"
+            raise MissingDependency(message)
+        return Made(program, (), None)
+
+    monkeypatch.setattr(engines, "_make", make)
+    result = deepir_export(copied(exported, tmp_path), "--backend", "all")
+    assert result.exit_code == exit_code
+    assert "tensorrt: not on this machine: no tensorrt" in result.output
+    assert "on the device: deepir-export student.int8.onnx --backend tensorrt" in result.output
 
 
 @pytest.mark.rtx
