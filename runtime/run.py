@@ -163,7 +163,7 @@ class _Around:
         self._notifier = Notifier()
         self._status = StatusLine(quiet=options.quiet)
         lines = outputs.lines if options.events else None
-        self._news = CameraNews(outputs.vitals.source, lines, quiet=options.quiet)
+        self._news = CameraNews(outputs.vitals.source, outputs.vitals.sinks, lines, quiet=options.quiet)
         self._sink_news = sink_news
 
     def begin(self) -> None:

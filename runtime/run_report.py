@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from deepir.runtime.frame import Source
 from deepir.runtime.lines import Lines
 from deepir.runtime.progress import say
 from deepir.runtime.recogniser import Recogniser
+from deepir.runtime.sink import Sink
+from deepir.runtime.sinks import tell_camera
 from deepir.runtime.vitals import Vitals, source_report
 
 NO_THRESHOLD = (
@@ -44,16 +46,18 @@ def introduce(recogniser: Recogniser, source: Source, index_path: Path) -> None:
 
 
 class CameraNews:
-    """Tells when a camera is lost or comes back: a line on stderr, and a JSON line where those are wanted.
+    """Tells when a camera is lost or comes back: a line on stderr, a JSON line where those are wanted, and the sinks.
 
     Args:
         source: That is watched; of files there is no news.
+        sinks: Are also told that it is well from the start: what an earlier run said of it may be kept there.
         lines: Where the JSON lines go; None for none.
         quiet: Nothing on stderr.
     """
 
-    def __init__(self, source: Source, lines: Lines | None, *, quiet: bool) -> None:
+    def __init__(self, source: Source, sinks: Sequence[Sink], lines: Lines | None, *, quiet: bool) -> None:
         self._source = source
+        self._sinks = sinks
         self._lines = lines
         self._quiet = quiet
         self._told = "live"
@@ -64,7 +68,10 @@ class CameraNews:
         status = facts.get("status", self._told)
         # a camera that is tried again is still lost, and a stale one may only be slow
         told = "lost" if status in {"lost", "connecting"} and facts["trouble"] else status
-        if told == self._told or told in {"connecting", "stale"}:
+        if told in {"connecting", "stale"}:
+            return
+        tell_camera(self._sinks, {**facts, "status": told} if "status" in facts else facts)
+        if told == self._told:
             return
         self._told = told
         if self._lines is not None:

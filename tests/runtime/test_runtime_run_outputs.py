@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 
 from deepir.image import Image
+from deepir.runtime import run_report
 
 Command = Callable[..., Result]
 
@@ -69,6 +70,15 @@ def test_the_loss_that_ends_the_program_is_an_event(shop: Path, deepir_run: Comm
     assert result.exit_code == 7
     events = [record for record in map(json.loads, result.stdout.splitlines()) if "event" in record]
     assert [(event["event"], event["status"]) for event in events] == [("camera", "lost")]
+
+
+def test_sinks_hear_that_the_camera_is_well_and_that_it_is_lost(
+    shop: Path, deepir_run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(run_report, "tell_camera", lambda _sinks, facts: heard.append(facts["status"]))
+    assert deepir_run("test://64x48@100?drop=1s", "--index", shop).exit_code == 7
+    assert (heard[0], heard[-1], set(heard)) == ("live", "lost", {"live", "lost"})
 
 
 def test_a_log_whose_reader_left_does_not_end_the_program(shop: Path, walk: Path, tmp_path: Path) -> None:
