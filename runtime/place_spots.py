@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from deepir.runtime.place_hits import SamePlace
 from deepir.runtime.pose import EARTH_RADIUS, GeoPose, PlanarPose, Spot, check_one_kind
 
 Rows = NDArray[np.intp] | slice
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +57,7 @@ class Spots:
             timed_n = np.isfinite(self.time_n)
             near_qs = _apart(self.time_n, queries, stored) <= same.seconds
             np.copyto(same_qs, near_qs, where=_both(timed_n, queries, stored))
-        posed_n = np.isfinite(self.point_nd).all(axis=1)
+        posed_n = np.isfinite(self.point_nd[:, 0])
         if posed_n.any():
             near_qs = self._metres(queries, stored) <= self._straight(same.radius)
             np.copyto(same_qs, near_qs, where=_both(posed_n, queries, stored))
@@ -64,10 +67,11 @@ class Spots:
         first, *others = self.point_nd.T
         # farther apart than the largest number is far enough
         with np.errstate(over="ignore"):
-            total_qs = np.square(_apart(first, queries, stored))
+            total_qs: NDArray[np.float64] = np.square(_apart(first, queries, stored))
             for axis_n in others:
                 total_qs += np.square(_apart(axis_n, queries, stored))
-            return np.sqrt(total_qs, out=total_qs)
+        np.sqrt(total_qs, out=total_qs)
+        return total_qs
 
     def _straight(self, metres: float) -> float:
         """The straight line between two points that are so far from each other along the earth."""
@@ -88,9 +92,10 @@ def _point(spot: Spot, *, on_earth: bool) -> tuple[float, ...]:
     return (across * math.cos(longitude), across * math.sin(longitude), EARTH_RADIUS * math.sin(latitude))
 
 
-def _apart(value_n: NDArray[np.int64 | np.float64], queries: Rows, stored: Rows) -> NDArray[np.int64 | np.float64]:
-    difference_qs = value_n[queries, None] - value_n[stored]
-    return np.abs(difference_qs, out=difference_qs)
+def _apart(value_n: NDArray[_Number], queries: Rows, stored: Rows) -> NDArray[_Number]:
+    difference_qs: NDArray[_Number] = value_n[queries, None] - value_n[stored]
+    np.abs(difference_qs, out=difference_qs)
+    return difference_qs
 
 
 def _both(has_n: NDArray[np.bool_], queries: Rows, stored: Rows) -> NDArray[np.bool_]:
