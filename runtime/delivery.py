@@ -31,7 +31,15 @@ _Shown = tuple[str, str | None]
 
 
 class DeliveryError(Exception):
-    """It did not arrive, but may the next time; says why, without a password."""
+    """It did not arrive, but may the next time; says why, without a password.
+
+    Attributes:
+        wait: Seconds before which the other side does not want to be asked again.
+    """
+
+    def __init__(self, message: str, *, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class RefusedError(DeliveryError):
@@ -167,7 +175,7 @@ class Delivery:
             except RefusedError as error:
                 trouble, dropped = str(error), 1
             except DeliveryError as error:
-                self._keep(record, str(error))
+                self._keep(record, error)
                 continue
             except Exception as error:  # a record that cannot be sent at all must not end the thread for all others
                 trouble, dropped = f"{type(error).__name__}: {without_password(str(error))}", 1
@@ -197,18 +205,18 @@ class Delivery:
     def _has_work(self) -> bool:
         return self._in_hand is not None or bool(self._waiting)
 
-    def _keep(self, record: Record, trouble: str) -> None:
+    def _keep(self, record: Record, error: DeliveryError) -> None:
         """Wait before the next try; when the end comes in between, that try comes at once.
 
         It is one with the same record, unless so many wait by then that this one is given up.
         """
         with self._changed:
-            self._in_hand, self._trouble = record, trouble
+            self._in_hand, self._trouble = record, str(error)
             self._changed.notify_all()
             until = self._until
             if until is not None:
                 self._backoff.reset()
-            again = self._clock.now() + self._backoff.next()
+            again = self._clock.now() + max(self._backoff.next(), error.wait)
             end = again if until is None else min(again, until)
             while self._until == until and (left := end - self._clock.now()) > 0:
                 self._clock.wait(self._changed, left)

@@ -23,6 +23,10 @@ _LONGEST_ANSWER = 10.0
 """Seconds for all of an answer: those of `_TIMEOUT` begin anew with each byte of it."""
 
 _LATER = frozenset({408, 425, 429})
+_SAYS_WHEN = frozenset({429, 503})
+_LONGEST_WAIT = 60.0
+"""Seconds for which a server may ask not to be asked again."""
+
 _MOST_READ = 1 << 16
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
 """What stays as it is in a path; % because what is quoted already must not be quoted again."""
@@ -68,18 +72,21 @@ class Webhook:
             DeliveryError: Nobody answers, or not as if it had been taken.
         """
         try:
-            status, reason = self._try(json.dumps(record).encode())
+            response = self._try(json.dumps(record).encode())
         except (OSError, http.client.HTTPException) as error:
             self.close()
             why = "it takes too long" if self._broken else without_password(str(error) or type(error).__name__)
             message = f"{self.name} does not answer: {why}"
             raise DeliveryError(message) from error
+        status = response.status
         if 200 <= status < 300:
             return
-        message = f"{self.name} answers {status} {reason}"
+        message = f"{self.name} answers {status} {response.reason}"
         if 300 <= status < 400:
-            message += ": give the address that it points to"
-        raise DeliveryError(message) if status >= 500 or status in _LATER else RefusedError(message)
+            message += self._moved_to(response.getheader("Location", ""))
+        if status < 500 and status not in _LATER:
+            raise RefusedError(message)
+        raise DeliveryError(message, wait=_seconds_to_wait(response) if status in _SAYS_WHEN else 0.0)
 
     def break_off(self) -> None:
         """End the try that goes on, from any thread; it failed, unless the answer's status was there already."""
@@ -95,7 +102,19 @@ class Webhook:
             self._connection.close()
             self._connection = None
 
-    def _try(self, body: bytes) -> tuple[int, str]:
+    def _moved_to(self, location: str) -> str:
+        """Where to, by its host alone: the path may be a secret here, too."""
+        try:
+            parts = urllib.parse.urlsplit(urllib.parse.urljoin(f"{self.name}{self._path}", location))
+        except ValueError:
+            location = ""
+        if not location:
+            return ""
+        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        where = "another path there" if name == self.name else name
+        return f", it moved to {where}: give the new address, because none is followed"
+
+    def _try(self, body: bytes) -> http.client.HTTPResponse:
         if self._connection is not None:
             try:
                 return self._post(body)
@@ -106,7 +125,7 @@ class Webhook:
                 self.close()
         return self._post(body)
 
-    def _post(self, body: bytes) -> tuple[int, str]:
+    def _post(self, body: bytes) -> http.client.HTTPResponse:
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             self._connection = kind(self._host, self._port, timeout=_TIMEOUT)
@@ -122,7 +141,7 @@ class Webhook:
         finally:
             limit.cancel()
 
-    def _answer(self, connection: http.client.HTTPConnection) -> tuple[int, str]:
+    def _answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
         response = connection.getresponse()
         if self._broken:
             # a header that was cut reads like one that ended
@@ -132,7 +151,7 @@ class Webhook:
             response.read(_MOST_READ)
         if response.will_close or not response.isclosed():
             self.close()
-        return response.status, response.reason
+        return response
 
 
 class WebhookSink(Delivery):
@@ -153,6 +172,12 @@ class WebhookSink(Delivery):
 
     def _break_off(self) -> None:
         self._webhook.break_off()
+
+
+def _seconds_to_wait(response: http.client.HTTPResponse) -> float:
+    text = response.getheader("Retry-After", "").strip()
+    # the other form, a date, needs two clocks that agree
+    return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdecimal() else 0.0
 
 
 def _login(parts: urllib.parse.SplitResult) -> dict[str, str]:

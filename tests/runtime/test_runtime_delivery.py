@@ -71,6 +71,16 @@ def test_a_record_is_sent_again_ever_more_slowly_until_it_arrives(make_answer: M
     assert clock.waits[:9] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
+def test_a_server_that_says_when_to_come_again_is_not_asked_before(make_answer: MakeAnswer) -> None:
+    clock = FastClock()
+    other = OtherSide(DeliveryError("busy", wait=20.0), DeliveryError("busy", wait=0.1), DeliveryError("busy"))
+    sender = delivery(other, clock)
+    sender.take(make_answer(7))
+    assert sender.wait_for(lambda state: state.sent == 1, WAIT)
+    sender.close()
+    assert clock.waits == [20, 1, 2]
+
+
 def test_after_a_success_the_delays_begin_anew(make_answer: MakeAnswer) -> None:
     clock = FastClock()
     failure = DeliveryError("away")

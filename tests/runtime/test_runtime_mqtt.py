@@ -15,7 +15,7 @@ import paho.mqtt.client as paho
 import pytest
 
 from deepir.errors import OptionError
-from deepir.runtime.delivery import Choice, Record
+from deepir.runtime.delivery import Choice, DeliveryError, Record
 from deepir.runtime.mqtt import Broker, BrokerAddress, MqttSink
 from deepir.runtime.result import Result
 
@@ -487,9 +487,9 @@ def test_a_first_answer_that_comes_before_the_connection_stands_is_no_trouble(
         asked.set()
         ask(broker, record)
 
-    def keeping(sink: MqttSink, record: Record, trouble: str) -> None:
-        troubles.append(trouble)
-        keep(sink, record, trouble)
+    def keeping(sink: MqttSink, record: Record, error: DeliveryError) -> None:
+        troubles.append(str(error))
+        keep(sink, record, error)
 
     monkeypatch.setattr("deepir.runtime.mqtt._TIMEOUT", WAIT)
     monkeypatch.setattr(Broker, "__call__", asking)

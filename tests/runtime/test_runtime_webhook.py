@@ -14,7 +14,7 @@ import pytest
 
 from deepir.errors import OptionError
 from deepir.runtime import webhook as module
-from deepir.runtime.delivery import Choice, Delivery, DeliveryError
+from deepir.runtime.delivery import Choice, Delivery, DeliveryError, RefusedError
 from deepir.runtime.result import Result
 from deepir.runtime.webhook import TOKEN_VARIABLE, Webhook, WebhookSink
 
@@ -29,6 +29,7 @@ class Server:
     def __init__(self) -> None:
         self.codes: list[int] = []
         self.answer = b""
+        self.more_headers: dict[str, str] = {}
         self.taken: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -46,6 +47,8 @@ class Server:
                 outer.paths.append(self.path)
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(outer.answer)))
+                for name, value in outer.more_headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
                     self.wfile.write(outer.answer)
@@ -113,7 +116,7 @@ def test_a_server_in_trouble_gets_the_answer_again(
     assert [record["frame"] for record in server.taken] == [1, 2]
 
 
-@pytest.mark.parametrize(("code", "words"), [(404, "answers 404"), (401, "answers 401"), (301, "points to")])
+@pytest.mark.parametrize(("code", "words"), [(404, "answers 404"), (401, "answers 401"), (301, "answers 301")])
 def test_a_server_that_refuses_is_not_asked_again(
     make_answer: MakeAnswer, code: int, words: str, server: Server, opened: Callable[[str], Delivery]
 ) -> None:
@@ -125,6 +128,49 @@ def test_a_server_that_refuses_is_not_asked_again(
     sink.take(make_answer(2))
     assert sink.wait_for(lambda state: state.sent == 1, WAIT)
     assert [record["frame"] for record in server.taken] == [2]
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [
+        ("https://robot:password@new.example:8443/SECRET", ", it moved to https://new.example:8443: give the new"),
+        ("/SECRET/", ", it moved to another path there: give the new"),
+        ("//new.example/SECRET", ", it moved to http://new.example: give the new"),
+        ("http://[SECRET", "answers 308 Permanent Redirect"),
+    ],
+)
+def test_where_a_server_moved_to_is_told_without_a_path_that_may_be_a_secret(
+    location: str, where: str, server: Server
+) -> None:
+    server.codes = [308]
+    server.more_headers = {"Location": location}
+    with pytest.raises(RefusedError, match="answers 308") as caught:
+        Webhook(f"http://127.0.0.1:{server.port}/SECRET")({"frame": 1})
+    assert where in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "seconds"),
+    [
+        (429, "7", 7),
+        (503, "7", 7),
+        (503, "86400", 60),
+        (429, "Wed, 21 Oct 2026 07:28:00 GMT", 0),
+        (429, "-1", 0),
+        (429, "", 0),
+        (500, "7", 0),
+    ],
+)
+def test_a_server_may_say_in_how_many_seconds_it_wants_to_be_asked_again(
+    code: int, text: str, seconds: float, server: Server
+) -> None:
+    server.codes = [code]
+    server.more_headers = {"Retry-After": text}
+    with pytest.raises(DeliveryError, match=f"answers {code}") as caught:
+        Webhook(f"http://127.0.0.1:{server.port}/")({"frame": 1})
+    assert caught.value.wait == seconds
 
 
 def test_answers_wait_for_a_server_that_is_not_there_yet(
