@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Literal, Protocol, TextIO
 
 from deepir.errors import InputError
 
@@ -65,7 +65,7 @@ class LinesFile:
             if error is None:
                 raise self._failure(failure) from failure
 
-    def _open(self, mode: str) -> TextIO:
+    def _open(self, mode: Literal["a", "w"]) -> TextIO:
         try:
             stream = self._path.open(mode, encoding="utf-8")
             if _is_torn(self._path):
