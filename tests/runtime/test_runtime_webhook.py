@@ -4,10 +4,14 @@ import base64
 import contextlib
 import http.client
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +66,11 @@ class Server:
         self._http.handle_error = lambda *_words: None  # type: ignore[method-assign]
         self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from the next connection on."""
+        # each in the thread that serves it: who does not like the certificate must not end the one that accepts
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
 
     def close(self) -> None:
         self._http.shutdown()
@@ -412,3 +421,23 @@ def test_at_the_end_a_server_that_hangs_is_not_waited_for(
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_a_certificate_that_the_user_vouches_for_is_taken_and_no_other(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs the program openssl to make a certificate")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test -days 2"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *words.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.encrypt(context)
+    address = f"https://127.0.0.1:{server.port}/"
+    with pytest.raises(DeliveryError, match="certificate verify failed: self"):
+        Webhook(address)({"frame": 1})
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    Webhook(address)({"frame": 2})
+    assert [record["frame"] for record in server.taken] == [2]
