@@ -247,9 +247,8 @@ def _open_outputs(options: RunOptions, vitals: Vitals) -> Iterator[Outputs]:
 
 
 def _video_fps(source: Source, options: RunOptions) -> float | None:
-    if not source.live:
-        return source.fps / options.every if source.fps else None
-    return min(source.fps or math.inf, options.fps_max or math.inf, _MOST_VIDEO_FPS)
+    fps = source.fps / options.every if source.fps else None
+    return min(fps or math.inf, options.fps_max or math.inf, _MOST_VIDEO_FPS) if source.live else fps
 
 
 def _open_lines(path: Path | None, *, live: bool) -> contextlib.AbstractContextManager[Lines]:
