@@ -12,6 +12,7 @@ from deepir.calib.keep import parse_keep
 from deepir.calib.ranges import METHODS
 from deepir.calib.record_cli import record_command
 from deepir.calib.report_cli import report_command
+from deepir.command_line import introduces_itself
 from deepir.errors import reports_errors
 from deepir.gate import GateLimits
 
@@ -22,11 +23,12 @@ class _ModelByDefault(click.Group):
     """A group in which `deepir-calib MODEL ...` means `deepir-calib model MODEL ...`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names, "--version"}:
             args = ["model", *args]
         return super().parse_args(ctx, args)
 
 
+@introduces_itself
 @click.group(cls=_ModelByDefault, context_settings={"auto_envvar_prefix": "DEEPIR_CALIB", "show_default": True})
 def main() -> None:
     """Calibrate models to INT8.

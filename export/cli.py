@@ -9,6 +9,7 @@ import click
 
 from deepir.calib.keep import parse_keep
 from deepir.card import PIXEL_TYPES
+from deepir.command_line import introduces_itself
 from deepir.errors import OptionError, reports_errors
 from deepir.export.engine_config import POOLS
 from deepir.export.options import TARGETS, ExportOptions, parse_batch, parse_sizes
@@ -20,6 +21,7 @@ _FILE = click.Path(path_type=Path)
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(ExportOptions)}
 
 
+@introduces_itself
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_EXPORT", "show_default": True})
 @click.argument("model", type=_FILE)
 @click.option("--fp32", is_flag=True, help="Single precision (what a checkpoint becomes without a flag).")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepir.command_line import introduces_itself
 from deepir.datasets import LAYOUTS
 from deepir.errors import OptionError, reports_errors
 from deepir.expansion import parse_expansion
@@ -19,6 +20,7 @@ _FILE = click.Path(path_type=Path)
 _FORMS = ("kapture", "hloc", "npz")
 
 
+@introduces_itself
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_EVAL", "show_default": True})
 @click.argument("model", type=_FILE)
 @click.argument("dataset", type=_FILE)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from deepir.command_line import introduces_itself
 from deepir.errors import reports_errors
 from deepir.runtime.backend_cli import backend_options, read_backend_options
 from deepir.runtime.camera_list import list_cameras
@@ -39,6 +40,7 @@ def _list_cameras(context: click.Context, _option: click.Parameter, wanted: bool
         context.exit()
 
 
+@introduces_itself
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_RUN", "show_default": True})
 @click.argument("source")
 @click.option("--index", "index_path", type=_FILE, required=True, help="Written by deepir-index build.")

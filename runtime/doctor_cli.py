@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from deepir import __version__
+from deepir.command_line import introduces_itself
 from deepir.errors import OptionError, reports_errors
 from deepir.runtime.doctor import examine, shareable_block, try_model
 from deepir.runtime.doctor_selftest import Rehearsal
@@ -16,6 +17,7 @@ from deepir.runtime.finding import Finding, findings_text, worst
 from deepir.runtime.machine import Machine, this_machine
 
 
+@introduces_itself
 @click.command(context_settings={"auto_envvar_prefix": "DEEPIR_DOCTOR", "show_default": True})
 @click.argument("files", metavar="[FILE...]", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--selftest", is_flag=True, help="Also describe, index and find made-up pictures with the model given.")

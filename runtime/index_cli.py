@@ -2,6 +2,7 @@
 
 import click
 
+from deepir.command_line import introduces_itself
 from deepir.runtime.index_build_cli import add, build
 from deepir.runtime.index_calibrate_cli import calibrate_command
 from deepir.runtime.index_confusions_cli import confusions_command
@@ -23,6 +24,7 @@ _COMMANDS = (
 )
 
 
+@introduces_itself
 @click.group(context_settings={"auto_envvar_prefix": "DEEPIR_INDEX", "show_default": True})
 def main() -> None:
     """Make an index of labelled pictures, change it, ask it, judge it, keep it whole.

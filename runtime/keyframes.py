@@ -13,7 +13,7 @@ from deepir.runtime.pose import Pose, distance
 LEAST_CHANGE = 0.1
 
 _SHORTEST = 0.5
-"""A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
+"""A descriptor has length 1, or 0 where the picture had no direction at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

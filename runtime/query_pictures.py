@@ -16,7 +16,7 @@ AT_ONCE = 256
 """Pictures whose descriptors are held at once."""
 
 _SHORTEST = 0.5
-"""A descriptor has length 1, or 0 where the picture had no direction at all (a covered lens)."""
+"""A descriptor has length 1, or 0 where the picture had no direction at all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

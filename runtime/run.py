@@ -68,9 +68,10 @@ class RunOptions:
     page: PageAddress | None = None
 
     def __post_init__(self) -> None:
-        if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
-            message = f"--every and --max-frames must be 1 or more, got {self.every} and {self.max_frames}"
-            raise OptionError(message)
+        for option, count in (("--every", self.every), ("--max-frames", self.max_frames)):
+            if count is not None and count < 1:
+                message = f"{option} must be 1 or more, got {count}"
+                raise OptionError(message)
         if self.fps_max is not None and not self.fps_max > 0:
             message = f"--fps-max must be above 0, got {self.fps_max}"
             raise OptionError(message)
