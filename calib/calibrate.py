@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from deepir.calib.derive import derive
-from deepir.calib.gate import judge_file, passed
+from deepir.calib.gate import judge_file, judged_text, passed
 from deepir.calib.images import FEWEST, CalibrationSet, ChosenImages, choose_images
 from deepir.calib.keep import Keep
 from deepir.calib.modelopt import quantise_modelopt
@@ -195,7 +195,7 @@ def calibrate(
             numerics, made = Numerics.FP16, to_fp16(proto)
             verdicts = judge_file(made, read_card(made), chosen.images, chosen.judge_nd, config.limits, report)
             for verdict in verdicts:
-                report(f"FP16: {verdict.program}: {verdict_text(verdict)}")
+                report(f"FP16: {judged_text(verdict, config.limits)}")
     write_card(made, dataclasses.replace(card, numerics=numerics, gates=verdicts))
     return Calibrated(
         proto=made,

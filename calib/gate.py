@@ -14,7 +14,7 @@ from deepir.calib.onnx_file import describe
 from deepir.calib.programs import describe_in_openvino, openvino_runs
 from deepir.card import ONNX_RUNTIME, GateVerdict, ModelCard
 from deepir.descriptors import Descriptors
-from deepir.gate import GateLimits, judge
+from deepir.gate import GateLimits, judge, verdict_text
 from deepir.retrieval_set import Query, RetrievalSet
 from deepir.runtime.openvino_refusal import OpenVinoRefusal
 from deepir.runtime.progress import Report
@@ -85,6 +85,14 @@ def with_labels(
         recall_loss=round(reference.recall_at[1] - found.recall_at[1], 6),
         queries=len(losses),
     )
+
+
+def judged_text(verdict: GateVerdict, limits: GateLimits) -> str:
+    """One line for people: the program, its verdict, and why a loss of mAP beyond the limit passed."""
+    text = f"{verdict.program}: {verdict_text(verdict)}"
+    if verdict.passed and verdict.map_loss is not None and verdict.map_loss > limits.map_loss:
+        return f"{text}; mAP {-100 * verdict.map_loss:+.1f} is within chance for {verdict.queries} queries"
+    return text
 
 
 def passed(verdicts: Sequence[GateVerdict]) -> bool:

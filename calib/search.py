@@ -12,7 +12,7 @@ from deepir.calib.bias import bias_corrections
 from deepir.calib.blocks import find_blocks
 from deepir.calib.derive import derive
 from deepir.calib.equalise import equalise, find_factors
-from deepir.calib.gate import judge_file, passed
+from deepir.calib.gate import judge_file, judged_text, passed
 from deepir.calib.images import CalibrationSet
 from deepir.calib.keep import named_convolutions
 from deepir.calib.onnx_file import Feeds, describe, prepared, write_card
@@ -24,7 +24,7 @@ from deepir.calib.record import BlockDamage, Trial
 from deepir.calib.sensitivity import block_damage, fewest_kept
 from deepir.card import GateVerdict, ModelCard
 from deepir.descriptors import Descriptors
-from deepir.gate import GateLimits, verdict_text
+from deepir.gate import GateLimits
 from deepir.runtime.progress import Report
 from deepir.spec import Numerics
 
@@ -119,7 +119,7 @@ class RecipeSearch:
         write_card(proto, self._card)
         verdicts = judge_file(proto, self._card, self._images, self._reference_nd, limits, self._report)
         for verdict in verdicts:
-            self._report(f"{_words(recipe)}: {verdict.program}: {verdict_text(verdict)}")
+            self._report(f"{_words(recipe)}: {judged_text(verdict, limits)}")
         return Found(recipe, proto, verdicts)
 
     def rescued(self, recipe: Recipe, limits: GateLimits) -> Found | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import onnx
 import pytest
 
 from deepir.calib.derive import plain_int8
-from deepir.calib.gate import judge_file, passed, with_labels
+from deepir.calib.gate import judge_file, judged_text, passed, with_labels
 from deepir.calib.images import CalibrationSet
 from deepir.calib.onnx_file import describe, prepared, read_card
-from deepir.card import ModelCard
+from deepir.card import GateVerdict, ModelCard
 from deepir.descriptors import Descriptors, normalise
 from deepir.distill.checkpoint import Model
 from deepir.export.graph import build_onnx
@@ -115,6 +116,17 @@ def test_a_loss_counts_beyond_the_limit_and_twice_its_standard_error(noise: floa
     verdict = labelled(labels, reference, found)
     assert verdict.map_loss == pytest.approx(losses.mean(), abs=1e-6)
     assert verdict.passed == (losses.mean() <= max(0.003, 2 * losses.std(ddof=1) / np.sqrt(60)))
+
+
+def test_a_loss_that_passes_beyond_the_limit_is_said_to_be_within_chance() -> None:
+    lost = GateVerdict(True, 0.99, 0.996, 1.0, 18, map_loss=0.0423, recall_loss=0.0556, queries=18)
+    line = judged_text(lost, GateLimits())
+    assert line.startswith("ONNX Runtime: cosine min")
+    assert line.endswith("for 18 queries: passed; mAP -4.2 is within chance for 18 queries")
+    within, failed = replace(lost, map_loss=0.003), replace(lost, passed=False)
+    for verdict in (within, failed, replace(lost, map_loss=None, recall_loss=None, queries=0)):
+        assert "chance" not in judged_text(verdict, GateLimits())
+    assert "chance" not in judged_text(lost, GateLimits(map_loss=0.05))
 
 
 def test_onnx_runtime_judges_what_the_tests_name(
