@@ -42,7 +42,8 @@ def export(source: Path, options: ExportOptions, report: Report, command: Sequen
         command: What was typed, for the engines' sidecars.
 
     Raises:
-        InputError: INT8 without pictures, or pictures that cannot be read.
+        InputError: Pictures that cannot be read.
+        OptionError: INT8 without pictures, or options that do not fit the source.
         GateError: A file or an engine is not the same function.
         EngineError: A build failed.
         MissingDependency: Of the programs that were asked for by name none is here; the ONNX files are written.
@@ -77,8 +78,7 @@ def plan(source: Path, options: ExportOptions) -> list[str]:
     """What `export` would do, in words; nothing is computed or written.
 
     Raises:
-        InputError: INT8 without pictures.
-        OptionError: Options that do not fit the source.
+        OptionError: INT8 without pictures, or options that do not fit the source.
     """
     check_source(source, options)
     master = source if source.suffix == ".onnx" else options.out / f"{source.stem}.onnx"

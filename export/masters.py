@@ -42,8 +42,7 @@ def write_onnx_files(source: Path, options: ExportOptions, report: Report) -> On
     """Write the FP32 master beside the form that was asked for.
 
     Raises:
-        InputError: INT8 without pictures.
-        OptionError: Options for a checkpoint with an .onnx file.
+        OptionError: INT8 without pictures, or options for a checkpoint with an .onnx file.
         GateError: A file is not the same function, or, when strict, INT8 changes it too much.
     """
     check_source(source, options)
@@ -85,7 +84,7 @@ def check_source(source: Path, options: ExportOptions) -> None:
     """Refuse what cannot be, before any work: INT8 without pictures, a new size for a file that has one."""
     if options.numerics is Numerics.INT8 and not options.calib:
         message = f"INT8 needs pictures to calibrate with: deepir-export {source} --int8 --calib path/to/pictures"
-        raise InputError(message)
+        raise OptionError(message)
     if source.suffix == ".onnx" and (options.sizes or options.free or options.pixels != "float32"):
         message = f"--size and --input need a .safetensors checkpoint; {source} has its inputs built in"
         raise OptionError(message)

@@ -201,7 +201,7 @@ def test_dry_run_tells_and_writes_nothing(checkpoint: Path, pictures: Path, tmp_
         (("--gate", "0"), 2, "got 0.0"),
         (("--fp16", "--calib", "."), 2, "--calib is for INT8"),
         (("--fp16", "--int8"), 2, "choose one precision, got --fp16 and --int8"),
-        (("--int8",), 3, "INT8 needs pictures to calibrate with"),
+        (("--int8",), 2, "INT8 needs pictures to calibrate with"),
         (("-o", "nowhere"), 3, "no such folder: nowhere"),
         (("--workspace", "0", "--backend", "rtx"), 2, "workspace"),
     ],
