@@ -13,7 +13,7 @@ class SinkState:
     Attributes:
         sent: Answers that arrived.
         waiting: Answers that are on their way, or wait for the other side to come back.
-        dropped: Answers that were given up because too many waited.
+        dropped: Answers that were given up: refused, too many, or not sent when the program ended.
         trouble: Why the last try failed, one sentence without a password; empty while all is well.
     """
 
@@ -40,4 +40,4 @@ class Sink(Protocol):
         """How it is doing; may be asked from any thread."""
 
     def close(self) -> None:
-        """Send what waits, if that takes no more than a few seconds, and stop."""
+        """Send what waits, if that takes no more than a few seconds, and stop; all sinks do so at the same time."""

@@ -42,7 +42,11 @@ def test_every_answer_is_posted_and_uncertain_pictures_wait_for_review(
     deepir_run: Command,
     deepir_index: Command,
     write_picture: Callable[[Path, Image], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # under load the last answers may need longer than a program has at its end
+    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 60.0)
+    monkeypatch.setattr("deepir.runtime.sinks._CLOSING", 120.0)
     taken: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
