@@ -8,7 +8,9 @@ import sys
 import pytest
 
 HEAVY = {"torch", "onnx", "cv2", "onnxruntime", "openvino", "rich", "tensorrt", "tensorrt_rtx", "pycuda", "starlette"}
-MOST_SECONDS = 0.3
+MOST_TIMES = 2.0
+"""Of what numpy, usearch and click cost themselves in the same process."""
+
 PROCESSES = 5
 
 LOADED = "import json, sys, deepir.runtime; sys.stdout.write(json.dumps(sorted(sys.modules)))"
@@ -19,13 +21,14 @@ for module in pkgutil.walk_packages(deepir.runtime.__path__, "deepir.runtime."):
     importlib.import_module(module.name)
 sys.stdout.write(json.dumps(sorted(sys.modules)))
 """
-# processor time of the process: what else the machine does at the moment does not count
+# processor time, compared within one process: neither what else the machine does nor how fast it is counts
 COST = """
 import sys, time
+began = time.process_time()
 import click, numpy, usearch.index
 before = time.process_time()
 import deepir.runtime
-sys.stdout.write(str(time.process_time() - before))
+sys.stdout.write(str((time.process_time() - before) / (before - began)))
 """
 
 
@@ -42,5 +45,4 @@ def test_the_runtime_loads_no_heavy_package(program: str) -> None:
 
 def test_the_import_of_the_runtime_costs_little_beyond_numpy_usearch_and_click() -> None:
     output_of(COST)  # the first run may still compile
-    seconds = statistics.median(float(output_of(COST)) for _ in range(PROCESSES))
-    assert seconds < MOST_SECONDS
+    assert statistics.median(float(output_of(COST)) for _ in range(PROCESSES)) < MOST_TIMES
