@@ -359,8 +359,9 @@ def test_a_connection_that_was_lost_for_us_only_does_not_make_us_offline_when_we
     cable.plug()
     assert listener.wait_for(lambda one: one.of("status") == ["online"])
     cable.reset_near_ends()
-    assert listener.wait_for(lambda one: one.of("status").count("online") == 2)
-    assert listener.of("status") == ["online", "offline", "online"]
+    # the first may come a second time behind them, where the broker's word for it was on its way when the line was cut
+    assert listener.wait_for(lambda one: one.of("status").count("online") >= 2)
+    assert listener.of("status")[:3] == ["online", "offline", "online"]
 
 
 @needs_mosquitto

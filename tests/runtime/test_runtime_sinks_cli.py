@@ -35,6 +35,14 @@ def test_what_cannot_be_is_one_sentence_without_a_password(
     assert "secret" not in result.output
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load the last answers may need longer than a program has at its end."""
+    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 60.0)
+    monkeypatch.setattr("deepir.runtime.sinks._CLOSING", 120.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_every_answer_is_posted_and_uncertain_pictures_wait_for_review(
     shop: Path,
     catalogue: Path,
@@ -42,11 +50,7 @@ def test_every_answer_is_posted_and_uncertain_pictures_wait_for_review(
     deepir_run: Command,
     deepir_index: Command,
     write_picture: Callable[[Path, Image], Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # under load the last answers may need longer than a program has at its end
-    monkeypatch.setattr("deepir.runtime.delivery._FAREWELL", 60.0)
-    monkeypatch.setattr("deepir.runtime.sinks._CLOSING", 120.0)
     taken: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
