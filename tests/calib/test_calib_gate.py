@@ -12,33 +12,16 @@ import pytest
 from deepir.calib.derive import plain_int8
 from deepir.calib.gate import judge_file, judged_text, passed, with_labels
 from deepir.calib.images import CalibrationSet
-from deepir.calib.onnx_file import describe, prepared, read_card
+from deepir.calib.onnx_file import describe, prepared
 from deepir.card import GateVerdict, ModelCard
 from deepir.descriptors import Descriptors, normalise
 from deepir.distill.checkpoint import Model
-from deepir.export.graph import build_onnx
 from deepir.gate import GateLimits, judge, verdict_text
-from deepir.image import list_images
 from deepir.runtime import openvino_hint
 from deepir.runtime.openvino_vnni import NO_VNNI, lacks_vnni
 from deepir.score import average_precision
 
 MakeModel = Callable[..., Model]
-
-
-@pytest.fixture(scope="module")
-def master(make_model: MakeModel) -> onnx.ModelProto:
-    return build_onnx(make_model(dim=6))
-
-
-@pytest.fixture(scope="module")
-def card(master: onnx.ModelProto) -> ModelCard:
-    return read_card(master)
-
-
-@pytest.fixture(scope="module")
-def paths(pictures: Path) -> tuple[Path, ...]:
-    return tuple(list_images(pictures))
 
 
 def named(labels: str) -> CalibrationSet:

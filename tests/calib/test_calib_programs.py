@@ -16,9 +16,6 @@ from deepir.calib.onnx_file import describe, prepared, read_card
 from deepir.calib.programs import TrialDescriber
 from deepir.card import ModelCard
 from deepir.descriptors import Descriptors, normalise
-from deepir.distill.checkpoint import Model
-from deepir.export.graph import build_onnx
-from deepir.image import list_images
 from deepir.runtime.openvino_refusal import NotRunError
 
 
@@ -34,21 +31,6 @@ class FakeOpenVino:
         exact_nd = describe(proto, read_card(proto), paths)
         noise_nd = np.random.default_rng(len(self.asked)).normal(0, self.noise, exact_nd.shape)
         return "OpenVINO", normalise((exact_nd + noise_nd).astype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def master(make_model: Callable[..., Model]) -> onnx.ModelProto:
-    return build_onnx(make_model(dim=6))
-
-
-@pytest.fixture(scope="module")
-def card(master: onnx.ModelProto) -> ModelCard:
-    return read_card(master)
-
-
-@pytest.fixture(scope="module")
-def paths(pictures: Path) -> tuple[Path, ...]:
-    return tuple(list_images(pictures))
 
 
 @pytest.fixture(scope="module")

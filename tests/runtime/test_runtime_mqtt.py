@@ -169,18 +169,6 @@ def broker(tmp_path: Path) -> Iterator[RealBroker]:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("needs the program openssl to make a certificate")
-    made, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test -days 2"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
-    subprocess.run([openssl, *words.split(), *names], check=True, capture_output=True)
-    return made, key
-
-
-@pytest.fixture
 def cable(broker: RealBroker) -> Iterator[Cable]:
     made = Cable(broker)
     yield made

@@ -4,10 +4,8 @@ import base64
 import contextlib
 import http.client
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -424,20 +422,14 @@ def test_at_the_end_a_server_that_hangs_is_not_waited_for(
 
 
 def test_a_certificate_that_the_user_vouches_for_is_taken_and_no_other(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("needs the program openssl to make a certificate")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test -days 2"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([openssl, *words.split(), *names], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(*certificate)
     server.encrypt(context)
     address = f"https://127.0.0.1:{server.port}/"
     with pytest.raises(DeliveryError, match="certificate verify failed: self"):
         Webhook(address)({"frame": 1})
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     Webhook(address)({"frame": 2})
     assert [record["frame"] for record in server.taken] == [2]
