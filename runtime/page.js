@@ -34,8 +34,11 @@ const now = {
 
 // --- asking and telling the server
 
+// browsers before 2022 have no such limit, and wait as long as it takes
+const within = (milliseconds) => AbortSignal.timeout?.(milliseconds);
+
 // past the browser's cache, where a request waits for an earlier one of the same address
-const get = (path) => fetch(path, { cache: "no-store", signal: AbortSignal.timeout(LIMITS.answer) });
+const get = (path) => fetch(path, { cache: "no-store", signal: within(LIMITS.answer) });
 
 async function ask(path) {
   const answer = await get(path);
@@ -48,7 +51,7 @@ async function tell(path, what) {
   try {
     answer = await fetch(path, {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(what),
-      signal: AbortSignal.timeout(LIMITS.change),
+      signal: within(LIMITS.change),
     });
   } catch (error) {
     throw new Error(error.name === "TimeoutError"

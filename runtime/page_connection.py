@@ -37,10 +37,14 @@ def connection_class() -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            self._await_request()
             if len(self.connections) > _MOST:
                 transport.close()
-            else:
-                self._await_request()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            # the timer would keep all of the connection for as long
+            self._silence.cancel()
+            super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
