@@ -1,8 +1,6 @@
 """Connections to the live page that say nothing, or are too many, over real sockets."""
 
-import gc
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,12 +44,6 @@ def first_line(connection: socket.socket) -> bytes:
         return b""
 
 
-def known() -> list[object]:
-    """The connections that the page holds in memory."""
-    here = page_connection.__name__
-    return [one for one in gc.get_objects() if type(one).__module__ == here and type(one).__name__ == "Connection"]
-
-
 def ended(connection: socket.socket) -> bool:
     """Wait for the end of what comes."""
     try:
@@ -88,18 +80,6 @@ def test_who_listens_may_be_silent_for_as_long_as_they_like(connect: Connect, mo
         # one a second, so the patience is over before the second one
         events = (line for line in listening if line.startswith(b"data: "))
         assert [next(events)[:7] for _ in range(3)] == [b"data: {"] * 3
-
-
-def test_what_is_known_of_a_connection_goes_with_it(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_connection, "_PATIENCE", 10 * WAIT)
-    connection = connect()
-    assert first_line(connection) == b"HTTP/1.1 200 OK"
-    assert known()
-    connection.close()
-    until = time.monotonic() + WAIT
-    while known() and time.monotonic() < until:
-        gc.collect()
-    assert not known()
 
 
 def test_beyond_the_most_a_connection_is_closed_at_once_and_the_others_go_on(
