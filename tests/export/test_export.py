@@ -152,16 +152,16 @@ def test_export_writes_the_other_forms_with_the_same_fingerprint(
     assert cards[0].spec.fingerprint == cards[1].spec.fingerprint
 
 
-def test_int8_without_pictures_exits_3_with_the_command_to_run(checkpoint: Path, tmp_path: Path) -> None:
+def test_int8_without_pictures_exits_2_with_the_command_to_run(checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(checkpoint), "--int8", "-o", str(tmp_path)])
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert f"deepir-export {checkpoint} --int8 --calib" in result.output
     assert not list(tmp_path.iterdir())
 
 
 def test_pictures_for_the_proof_do_not_calibrate(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(checkpoint), "--int8", "--images", str(pictures), "-o", str(tmp_path)])
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert "--calib" in result.output
 
 
