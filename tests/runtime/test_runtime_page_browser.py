@@ -33,6 +33,7 @@ for package in ("starlette", "uvicorn", "prometheus_client", "selenium"):
 
 HERE = PageAddress("127.0.0.1", 0)
 LONG = 60
+MOVE = "const s = document.getElementById('slider'); s.value = {}; s.dispatchEvent(new Event('input'));"
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,11 @@ class Browser:
         urls = (one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent")
         return {url.split("/")[2].split(":")[0] for url in urls if not url.startswith("data:")}
 
+    def slide(self, value: str, then: str = "") -> float:
+        """Move the slider once the curve is drawn, do something in the same moment, and give what the slider shows."""
+        self.wait(lambda: self.run("return document.querySelector('#plot path.own') !== null"))
+        return float(self.run(MOVE.format(value) + then + "return Number(s.value)"))
+
     def enrol(self, label: str) -> None:
         self.wait(lambda: not self.run("return document.getElementById('enrol-button').disabled"))
         self.run("document.getElementById('new-label').value = arguments[0]", label)
@@ -221,9 +227,7 @@ def test_the_slider_changes_what_counts_and_keep_writes_it_into_the_index(
 ) -> None:
     show(0)
     browser.shows("red")
-    browser.wait(lambda: browser.run("return document.querySelector('#plot path.own') !== null"))
-    slide = "const s = document.getElementById('slider'); s.value = (Number(s.min) + Number(s.max)) / 2;"
-    value = browser.run(f"{slide} s.dispatchEvent(new Event('input')); return Number(s.value)")
+    value = browser.slide("(Number(s.min) + Number(s.max)) / 2")
     browser.wait(lambda: recogniser.judgement.threshold == pytest.approx(value))
     browser.wait(lambda: not browser.run("return document.getElementById('keep').disabled"))
     browser.press("keep")
@@ -240,11 +244,9 @@ def test_keep_writes_what_the_slider_shows_though_it_was_moved_a_moment_ago(
 ) -> None:
     show(0)
     browser.shows("red")
-    browser.wait(lambda: browser.run("return document.querySelector('#plot path.own') !== null"))
-    slide = "const s = document.getElementById('slider'); s.value = {}; s.dispatchEvent(new Event('input'));"
-    browser.run(slide.format(0.9))
+    browser.slide("0.9")
     browser.wait(lambda: not browser.run("return document.getElementById('keep').disabled"))
-    shown = browser.run(slide.format(0.8) + "document.getElementById('keep').click(); return Number(s.value)")
+    shown = browser.slide("0.8", "document.getElementById('keep').click();")
     browser.wait(lambda: browser.text("kept").startswith("Kept"))
     threshold = Index.open(shop).threshold
     assert threshold is not None
@@ -254,13 +256,12 @@ def test_keep_writes_what_the_slider_shows_though_it_was_moved_a_moment_ago(
 def test_reset_stands_though_the_slider_was_moved_a_moment_ago(browser: Browser, show: Show) -> None:
     show(0)
     browser.shows("red")
-    slide = "const s = document.getElementById('slider'); s.value = {}; s.dispatchEvent(new Event('input'));"
-    browser.run(slide.format(0.9))
+    browser.slide("0.9")
     browser.wait(lambda: not browser.run("return document.getElementById('own').disabled"))
     browser.run("window.told = []; tell = async (_path, what) => { told.push(what.value); return { auto: true }; }")
     # a timer that is set later and runs later than the slider's own says that this one is over
     over = "setTimeout(arguments[0], 200);"
-    browser.driver.execute_async_script(slide.format(0.8) + "document.getElementById('own').click();" + over)
+    browser.driver.execute_async_script(MOVE.format(0.8) + "document.getElementById('own').click();" + over)
     assert browser.run("return told") == ["auto"]
 
 
